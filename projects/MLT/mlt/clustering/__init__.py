@@ -1,0 +1,1 @@
+"""From features to pseudo labels: K-Means mixtures, label transport, quality."""

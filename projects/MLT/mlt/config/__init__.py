@@ -1,0 +1,7 @@
+"""Configuration: a yacs tree, documented key by key in defaults.py."""
+
+from mlt.config.config import CfgNode
+from mlt.config.configurable import configurable
+from mlt.config.defaults import add_mlt_config, get_cfg
+
+__all__ = ["CfgNode", "add_mlt_config", "configurable", "get_cfg"]

@@ -1,0 +1,155 @@
+"""CfgNode: yacs plus `_BASE_` inheritance, "did you mean" for unknown keys, and safe YAML only."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode as YacsNode
+
+from mlt.registry import unknown_name
+
+BASE_KEY = "_BASE_"
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """Read a config file and, recursively, the files it names under `_BASE_` (relative to itself).
+
+    Args:
+        path: YAML file with a mapping at its top.
+
+    Raises:
+        FileNotFoundError: the file, or a base of it, does not exist.
+        ValueError: not valid YAML, not a mapping, or a file that is its own base.
+    """
+    return _read(path, ())
+
+
+def _read(path: str, children: tuple[str, ...]) -> dict[str, Any]:
+    real = os.path.realpath(path)
+    if real in children:
+        raise ValueError(f"{BASE_KEY} goes in a circle: {' -> '.join([*children, real])}")
+    if not os.path.isfile(path):
+        wanted = f" (named by {BASE_KEY} of {children[-1]})" if children else ""
+        raise FileNotFoundError(f"No config file {path!r}{wanted}, looked in {os.getcwd()}")
+    with open(path, encoding="utf-8") as file:
+        try:
+            tree = yaml.safe_load(file)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} must hold a mapping of config keys, got {type(tree).__name__}")
+    bases = tree.pop(BASE_KEY, [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        base_path = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        _overlay(merged, _read(base_path, (*children, real)))
+    _overlay(merged, tree)
+    return merged
+
+
+def _overlay(below: dict[str, Any], above: dict[str, Any]) -> None:
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            _overlay(below[key], value)
+        else:
+            below[key] = value
+
+
+def _keys(node: YacsNode, prefix: str = "") -> list[str]:
+    found = []
+    for key, value in node.items():
+        name = prefix + key
+        found += _keys(value, name + ".") if isinstance(value, YacsNode) else [name]
+    return found
+
+
+class CfgNode(YacsNode):
+    """A yacs node whose unknown keys fail with the nearest known ones, from files and command line alike."""
+
+    def merge_from_file(self, cfg_filename: str) -> None:
+        """Lay a YAML file (and its `_BASE_` files) over this tree.
+
+        Args:
+            cfg_filename: path of the YAML file.
+
+        Raises:
+            KeyError: a key that the tree does not have.
+            ValueError: a value of the wrong type, or a bad file.
+        """
+        tree = read_yaml(cfg_filename)
+        self._check_keys(tree, "", f" in {cfg_filename}")
+        self._fit_numbers(tree, self)
+        try:
+            self.merge_from_other_cfg(CfgNode(tree))
+        except ValueError as error:
+            raise ValueError(f"{cfg_filename}: {error}") from error
+
+    def merge_from_list(self, cfg_list: list[str]) -> None:
+        """Lay `KEY VALUE KEY VALUE ...` over this tree.
+
+        Args:
+            cfg_list: dotted keys and values in turn; values are read as Python literals where they are such.
+
+        Raises:
+            KeyError: a key that the tree does not have.
+            ValueError: an odd number of words, or a value of the wrong type.
+        """
+        if len(cfg_list) % 2:
+            raise ValueError(f"Options come as KEY VALUE pairs, got {len(cfg_list)} words: {' '.join(map(str, cfg_list))}")
+        for key, raw in zip(cfg_list[0::2], cfg_list[1::2], strict=True):
+            tree: dict[str, Any] = {}
+            node = tree
+            *parents, leaf = key.split(".")
+            for part in parents:
+                node = node.setdefault(part, {})
+            node[leaf] = self._decode_cfg_value(raw)
+            self._check_keys(tree, "", " on the command line")
+            self._fit_numbers(tree, self)
+            try:
+                self.merge_from_other_cfg(CfgNode(tree))
+            except ValueError as error:
+                raise ValueError(f"{key} {raw!r} on the command line: {error}") from error
+
+    def _check_keys(self, tree: dict[str, Any], prefix: str, where: str) -> None:
+        root_keys = _keys(self)
+        for key, value in tree.items():
+            name = f"{prefix}{key}"
+            inside = any(known.startswith(name + ".") for known in root_keys)
+            if not inside and name not in root_keys:
+                raise KeyError(unknown_name("config key", name, root_keys) + f" It is set{where}.")
+            if inside and not isinstance(value, dict):
+                raise KeyError(f"{name}{where} is a section, not a value; its keys: "
+                               + ", ".join(k for k in root_keys if k.startswith(name + ".")))
+            if not inside and isinstance(value, dict):
+                raise KeyError(f"{name}{where} is a value, not a section: it has no keys {', '.join(map(str, value))}")
+            if inside:
+                self._check_keys(value, name + ".", where)
+
+    @staticmethod
+    def _fit_numbers(tree: dict[str, Any], like: YacsNode) -> None:
+        """Read `1` as `1.0` where a float is wanted, and a lone value as a tuple of one where a tuple is."""
+        for key, value in tree.items():
+            default = like[key]
+            if isinstance(value, dict):
+                CfgNode._fit_numbers(value, default)
+            elif isinstance(default, float) and type(value) is int:
+                tree[key] = float(value)
+            elif isinstance(default, (tuple, list)) and isinstance(value, (str, int, float)):
+                tree[key] = type(default)([value]) if value != "" else type(default)()
+
+
+def save_cfg(cfg: YacsNode, path: str) -> None:
+    """Write the resolved tree as YAML, atomically.
+
+    Args:
+        cfg: the tree.
+        path: file to write.
+    """
+    temporary = f"{path}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(cfg.dump())
+    os.replace(temporary, path)

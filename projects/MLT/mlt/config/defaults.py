@@ -1,0 +1,321 @@
+"""Every config key: meaning, range, source. Names that FastReID has keep FastReID's meaning.
+
+A comment stands above each key. "Paper" is the MLT/GLT recipe (Zheng et al., CVPR 2021) unless another is named.
+"""
+
+from __future__ import annotations
+
+from yacs.config import CfgNode as YacsNode
+
+from mlt.config.config import CfgNode
+
+
+def get_cfg() -> CfgNode:
+    """A new tree of all keys with their defaults."""
+    cfg = CfgNode()
+    _add_model(cfg)
+    _add_input(cfg)
+    _add_data(cfg)
+    _add_solver(cfg)
+    _add_test(cfg)
+    # Where checkpoints, config.yaml, log.txt, metrics.json and Stage I (pretrain/) are written.
+    cfg.OUTPUT_DIR = "logs/run"
+    # Seeds every random choice: weights, sampling, augmentation, K-Means. Integer >= 0.
+    cfg.SEED = 0
+    # Lets cuDNN pick its fastest kernels; they may differ from run to run. FastReID's key.
+    cfg.CUDNN_BENCHMARK = False
+    add_mlt_config(cfg)
+    return cfg
+
+
+def _add_model(cfg: YacsNode) -> None:
+    CN = type(cfg)
+    cfg.MODEL = CN()
+    # "cuda" or "cpu". With "cpu", --num-gpus N starts N gloo processes.
+    cfg.MODEL.DEVICE = "cuda"
+    # A name of META_ARCHS: "Baseline" (supervised; Stage I) or "MixtureLabelTransport" (Stage II).
+    cfg.MODEL.META_ARCHITECTURE = "Baseline"
+    # Checkpoint (ours, or a torchvision ResNet file) to start from; required by --eval-only.
+    cfg.MODEL.WEIGHTS = ""
+    # Mean and standard deviation of R, G, B in 0..255 units (ImageNet); the model normalises, loaders give uint8.
+    cfg.MODEL.PIXEL_MEAN = [0.485 * 255, 0.456 * 255, 0.406 * 255]
+    cfg.MODEL.PIXEL_STD = [0.229 * 255, 0.224 * 255, 0.225 * 255]
+
+    cfg.MODEL.BACKBONE = CN()
+    # A name of BACKBONES.
+    cfg.MODEL.BACKBONE.NAME = "ResNet"
+    # ResNet depth: "10x", "18x", "34x", "50x" or "101x" (FastReID's spelling).
+    cfg.MODEL.BACKBONE.DEPTH = "50x"
+    # Channels of the stem and of layer1's blocks; 64 is the published network. Integer >= 8.
+    cfg.MODEL.BACKBONE.WIDTH = 64
+    # Stride of layer4: 1 keeps a finer map (all re-ID papers here), 2 is the ImageNet network.
+    cfg.MODEL.BACKBONE.LAST_STRIDE = 1
+    # Batch norm: "BN", or "SyncBN" for statistics over all processes.
+    cfg.MODEL.BACKBONE.NORM = "BN"
+    # Instance-batch norm "a" in layer1-3 (Pan et al., ECCV 2018).
+    cfg.MODEL.BACKBONE.WITH_IBN = False
+    # Non-local blocks after the last 2 blocks of layer2 and the last 3 of layer3 (UDAStrongBaseline "sbs").
+    cfg.MODEL.BACKBONE.WITH_NL = False
+    # Inner channels of a non-local block; released weights have 1, the block's paper C/2. Integer >= 1.
+    cfg.MODEL.BACKBONE.NL_CHANNELS = 1
+    # ReLU after the stem's batch norm. ImageNet weights expect it; MMT and UDAStrongBaseline train without.
+    cfg.MODEL.BACKBONE.STEM_RELU = True
+    # Stem max-pool with padding 0 and ceil mode (FastReID) in place of padding 1 (torchvision).
+    cfg.MODEL.BACKBONE.STEM_CEIL_POOL = False
+    # Start from ImageNet weights: PRETRAIN_PATH if set, else torchvision's weights for depths from 18.
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    # Local file with ImageNet weights (torchvision or IBN-a state dict).
+    cfg.MODEL.BACKBONE.PRETRAIN_PATH = ""
+
+    # Two batch norms for each one: source rows use the first, target rows (and evaluation) the second.
+    cfg.MODEL.DSBN = False
+    # Images per batch-norm group: training statistics over consecutive groups of this size, as 4 GPUs with
+    # 16 images each see them. 0 = the whole batch of the process.
+    cfg.MODEL.BN_GROUP = 0
+
+    cfg.MODEL.HEADS = CN()
+    # A name of HEADS: "EmbeddingHead" (one classifier) or "MixtureLabelHead" (one for each clustering).
+    cfg.MODEL.HEADS.NAME = "EmbeddingHead"
+    # Source identities; 0 = counted in DATASETS.NAMES.
+    cfg.MODEL.HEADS.NUM_CLASSES = 0
+    # "GeneralizedMeanPoolingP" (GeM with one learnable p, starts at 3) or "GlobalAvgPool".
+    cfg.MODEL.HEADS.POOL_LAYER = "GeneralizedMeanPoolingP"
+    # "Linear" (no bias, on the BNNeck output) or "CosSoftmax" (SCALE times the cosine).
+    cfg.MODEL.HEADS.CLS_LAYER = "Linear"
+    # Factor of CosSoftmax; > 0.
+    cfg.MODEL.HEADS.SCALE = 16.0
+    # Dropout before the classifiers and the memory projection; 0 <= p < 1. Paper 0, its released script 0.2.
+    cfg.MODEL.HEADS.DROPOUT = 0.0
+
+    cfg.MODEL.LOSSES = CN()
+    # Names of LOSSES whose values are summed.
+    cfg.MODEL.LOSSES.NAME = ("CrossEntropyLoss", "TripletLoss")
+    cfg.MODEL.LOSSES.CE = CN()
+    # Label smoothing; 0 <= epsilon < 1.
+    cfg.MODEL.LOSSES.CE.EPSILON = 0.1
+    # Weight of the identification loss.
+    cfg.MODEL.LOSSES.CE.SCALE = 1.0
+    cfg.MODEL.LOSSES.TRI = CN()
+    # 0 = soft margin, log(1 + exp(dp - dn)); > 0 = hinge.
+    cfg.MODEL.LOSSES.TRI.MARGIN = 0.0
+    # Unit-norm the features before distances are taken.
+    cfg.MODEL.LOSSES.TRI.NORM_FEAT = False
+    # Weight of the triplet loss.
+    cfg.MODEL.LOSSES.TRI.SCALE = 1.0
+
+
+def _add_input(cfg: YacsNode) -> None:
+    CN = type(cfg)
+    cfg.INPUT = CN()
+    # Height and width of a training image.
+    cfg.INPUT.SIZE_TRAIN = [256, 128]
+    # Height and width of a test image.
+    cfg.INPUT.SIZE_TEST = [256, 128]
+    cfg.INPUT.FLIP = CN()
+    # Horizontal flip.
+    cfg.INPUT.FLIP.ENABLED = True
+    # Probability of a flip, 0..1.
+    cfg.INPUT.FLIP.PROB = 0.5
+    cfg.INPUT.PADDING = CN()
+    # Pad with black and crop back at a random place.
+    cfg.INPUT.PADDING.ENABLED = True
+    # Pixels added on each side.
+    cfg.INPUT.PADDING.SIZE = 10
+    cfg.INPUT.REA = CN()
+    # Random erasing (Zhong et al., AAAI 2020), last of all; area 0.02-0.4, aspect 0.3-3.33. Stage I trains without.
+    cfg.INPUT.REA.ENABLED = False
+    # Probability of erasing, 0..1.
+    cfg.INPUT.REA.PROB = 0.5
+    # Fill in 0..255 RGB; MMT fills 0.485, 0.456, 0.406 *after* normalising, which is this colour before it.
+    cfg.INPUT.REA.VALUE = [152, 142, 127]
+    cfg.INPUT.CJ = CN()
+    # Colour jitter.
+    cfg.INPUT.CJ.ENABLED = False
+    # Probability of a jitter, 0..1.
+    cfg.INPUT.CJ.PROB = 0.5
+    # Strengths as in torchvision's ColorJitter.
+    cfg.INPUT.CJ.BRIGHTNESS = 0.15
+    cfg.INPUT.CJ.CONTRAST = 0.15
+    cfg.INPUT.CJ.SATURATION = 0.1
+    cfg.INPUT.CJ.HUE = 0.1
+
+
+def _add_data(cfg: YacsNode) -> None:
+    CN = type(cfg)
+    cfg.DATASETS = CN()
+    # Labelled source sets: "Market1501", "Name@PATH", "csv@FILE". () = no source.
+    cfg.DATASETS.NAMES = ("Market1501",)
+    # Sets to evaluate on; the first chooses "best". () = no evaluation.
+    cfg.DATASETS.TESTS = ("Market1501",)
+    # Folder of the sets; "" = the environment's FASTREID_DATASETS, else "datasets".
+    cfg.DATASETS.ROOT = ""
+    # Regular expression with one group that finds the camera in a Folder@ path; "" = first sub-folder.
+    cfg.DATASETS.CAMERA_REGEX = ""
+
+    cfg.DATALOADER = CN()
+    # Images per identity in a batch (K of P x K).
+    cfg.DATALOADER.NUM_INSTANCE = 4
+    # Worker processes; 0 = load in the training process. Batches are the same whatever the number.
+    cfg.DATALOADER.NUM_WORKERS = 8
+    # A broken image: "error" stops and names it, "skip" replaces it by another of its batch and warns once.
+    cfg.DATALOADER.ON_BAD_IMAGE = "error"
+    # Memory for decoded images in GB, shared by the workers: each image is decoded once as long as it fits.
+    cfg.DATALOADER.CACHE_GB = 0.0
+
+
+def _add_solver(cfg: YacsNode) -> None:
+    CN = type(cfg)
+    cfg.SOLVER = CN()
+    # Epochs of the whole run.
+    cfg.SOLVER.MAX_EPOCH = 80
+    # Images per step over all processes, of each domain; a multiple of NUM_INSTANCE times the processes.
+    cfg.SOLVER.IMS_PER_BATCH = 64
+    # Any optimizer of torch.optim.
+    cfg.SOLVER.OPT = "Adam"
+    # Learning rate at full batch.
+    cfg.SOLVER.BASE_LR = 3.5e-4
+    # Factor of the learning rate for heads.*.
+    cfg.SOLVER.HEADS_LR_FACTOR = 1.0
+    # Factor of the learning rate for biases.
+    cfg.SOLVER.BIAS_LR_FACTOR = 1.0
+    # Momentum, SGD only.
+    cfg.SOLVER.MOMENTUM = 0.9
+    # Weight decay of weights, norm layers and biases.
+    cfg.SOLVER.WEIGHT_DECAY = 5e-4
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 5e-4
+    cfg.SOLVER.WEIGHT_DECAY_BIAS = 5e-4
+    # "MultiStepLR" or "CosineAnnealingLR", stepped per epoch after warm-up.
+    cfg.SOLVER.SCHED = "MultiStepLR"
+    # Epochs at which MultiStepLR multiplies by GAMMA.
+    cfg.SOLVER.STEPS = [40, 70]
+    cfg.SOLVER.GAMMA = 0.1
+    # Last learning rate of the cosine.
+    cfg.SOLVER.ETA_MIN_LR = 0.0
+    # Iterations of linear warm-up, from WARMUP_FACTOR to 1. The papers step it per epoch (10 epochs, from 0.01).
+    cfg.SOLVER.WARMUP_ITERS = 0
+    cfg.SOLVER.WARMUP_FACTOR = 0.01
+    cfg.SOLVER.AMP = CN()
+    # Mixed precision.
+    cfg.SOLVER.AMP.ENABLED = False
+    # "bfloat16", or "float16" (with loss scaling; CUDA only).
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"
+    cfg.SOLVER.CLIP_GRADIENTS = CN()
+    # Clip the gradient's norm.
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
+    # Largest norm.
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 5.0
+    # Epochs between numbered checkpoints; 0 = only the last one, which is rewritten after every epoch.
+    cfg.SOLVER.CHECKPOINT_PERIOD = 0
+
+
+def _add_test(cfg: YacsNode) -> None:
+    CN = type(cfg)
+    cfg.TEST = CN()
+    # Epochs between evaluations; 0 = only after the last.
+    cfg.TEST.EVAL_PERIOD = 20
+    # Images per step at evaluation and feature extraction, over all processes.
+    cfg.TEST.IMS_PER_BATCH = 128
+
+
+def add_mlt_config(cfg: YacsNode) -> None:
+    """Add the keys that this project adds to a FastReID tree, in place. Existing keys stay as they are.
+
+    Args:
+        cfg: a yacs tree with MODEL, DATASETS, SOLVER, TEST and DATALOADER.
+    """
+    _add_mlt_model(cfg)
+    _add_mlt_labels(cfg)
+    CN = type(cfg)
+    # Unlabelled target sets: adapted to in Stage II, their BN statistics seen in Stage I.
+    cfg.DATASETS.TARGETS = ()
+    # Iterations of an epoch; 0 = as many as the larger training set fills.
+    cfg.SOLVER.ITERS_PER_EPOCH = 0
+    # Epochs after which the optimizer's moments are zeroed; 0 = never. Released GLT and MMT: 1.
+    cfg.SOLVER.RESET_PERIOD = 0
+    # Subtract each camera's mean feature at test time (camera ids only); plain numbers are always shown as well.
+    cfg.TEST.CAMERA_CENTERING = False
+
+    cfg.PRETRAIN = CN()
+    # Stage I config; Stage I runs by itself when PRETRAIN.WEIGHTS is empty. "" = there is no Stage I.
+    cfg.PRETRAIN.CONFIG_FILE = ""
+    # Stage I checkpoints, one for each net; empty = OUTPUT_DIR/pretrain, trained when missing.
+    cfg.PRETRAIN.WEIGHTS = []
+    # Seeds of Stage I, one for each net. MMT: (1, 2).
+    cfg.PRETRAIN.SEEDS = (0,)
+    # Stage I: also forward a target batch in every step so that BN statistics mix both domains (paper).
+    cfg.PRETRAIN.TARGET_STATISTICS = True
+    # Stage II starts with BN statistics re-estimated on the target images (AdaBN, Li et al. 2016). Paper: no.
+    cfg.PRETRAIN.ADAPT_BN = False
+
+
+def _add_mlt_model(cfg: YacsNode) -> None:
+    CN = type(cfg)
+    # Rows of each classifier; 0 = exactly NUM_CLUSTERS. Clusterings with a free number need it set.
+    cfg.MODEL.HEADS.MAX_CLUSTERS = 0
+    # Classifier rows after a clustering: "normal" N(0, 0.001^2) (paper) or "centroid" (unit cluster means, MMT).
+    cfg.MODEL.HEADS.INIT = "normal"
+
+    cfg.MEAN_TEACHER = CN()
+    # Keep an exponential moving average of the student; it labels, and it is the model that is evaluated.
+    cfg.MEAN_TEACHER.ENABLED = True
+    # Largest momentum; 0 <= alpha < 1.
+    cfg.MEAN_TEACHER.MOMENTUM = 0.999
+    # Ramp: alpha_t = min(1 - 1/(t+1), MOMENTUM), so the first step copies the student.
+    cfg.MEAN_TEACHER.RAMP = True
+    # Teacher's BN statistics: "forward" (its own, by forwarding every batch: paper), "ema" (average of the
+    # student's) or "copy" (the student's).
+    cfg.MEAN_TEACHER.BN_BUFFERS = "forward"
+
+    cfg.MEMORY = CN()
+    # A name of MEMORIES, or "" for none.
+    cfg.MEMORY.NAME = "MemoryBank"
+    # Target features kept, first in first out.
+    cfg.MEMORY.QUEUE_SIZE = 8192
+    # What is stored and compared: "projection" (h of the memory head) or "embedding" (v).
+    cfg.MEMORY.FEATURE = "projection"
+    # Circle loss: margin in (0, 1), scale gamma > 0 (Sun et al., CVPR 2020).
+    cfg.MEMORY.MARGIN = 0.25
+    cfg.MEMORY.GAMMA = 128.0
+    # The circle losses are divided by this; 18 in the released code.
+    cfg.MEMORY.DIVISOR = 18.0
+    # Share of the old prototype in its update; 0..1.
+    cfg.MEMORY.PROTOTYPE_MOMENTUM = 0.2
+    # Weights of the two losses: target queue, source prototypes.
+    cfg.MEMORY.INSTANCE_WEIGHT = 1.0
+    cfg.MEMORY.PROTOTYPE_WEIGHT = 1.0
+
+
+def _add_mlt_labels(cfg: YacsNode) -> None:
+    CN = type(cfg)
+    cfg.PSEUDO_LABELS = CN()
+    # "kmeans".
+    cfg.PSEUDO_LABELS.METHOD = "kmeans"
+    # Clusters of each group: the mixture. Paper: 600, 700, 800.
+    cfg.PSEUDO_LABELS.NUM_CLUSTERS = (600, 700, 800)
+    # The group that drives sampler, triplets and memory; counted from 0. Paper: 1.
+    cfg.PSEUDO_LABELS.GROUP = 1
+    # Clusterings in the run; >= 1. Paper: 11.
+    cfg.PSEUDO_LABELS.ROUNDS = 11
+    # Epochs from one clustering to the next; the last round takes what is left of MAX_EPOCH.
+    cfg.PSEUDO_LABELS.PERIOD = 39
+    # "restart": each round starts again from Stage I (paper); "warm": goes on with the nets as they are.
+    cfg.PSEUDO_LABELS.SCHEDULE = "restart"
+    # Subtract each camera's mean feature before clustering (camera ids only). Paper: no.
+    cfg.PSEUDO_LABELS.CAMERA_CENTERING = False
+    # K-Means: restarts with new seeds, of which the best is kept, and largest number of iterations.
+    cfg.PSEUDO_LABELS.NUM_RESTARTS = 10
+    cfg.PSEUDO_LABELS.MAX_ITER = 300
+
+    cfg.LABEL_TRANSPORT = CN()
+    # Re-label by optimal transport between epochs.
+    cfg.LABEL_TRANSPORT.ENABLED = True
+    # Epochs between transports; >= 1.
+    cfg.LABEL_TRANSPORT.PERIOD = 1
+    # Sharpness lambda > 0: the plan is close to softmax(logits)^lambda with equal class sizes.
+    cfg.LABEL_TRANSPORT.LAMBDA = 25.0
+    # Logits are classifier times "normalized" embedding v (released code for several groups) or "raw" embedding b.
+    cfg.LABEL_TRANSPORT.FEATURE = "normalized"
+    # Stop when the summed relative change of the scaling falls to this; > 0.
+    cfg.LABEL_TRANSPORT.TOLERANCE = 1e-2
+    # Largest number of Sinkhorn iterations.
+    cfg.LABEL_TRANSPORT.MAX_ITER = 1000

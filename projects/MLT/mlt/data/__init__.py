@@ -1,0 +1,1 @@
+"""Records, transforms, samplers, loaders and synthetic domains."""

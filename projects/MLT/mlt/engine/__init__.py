@@ -1,0 +1,1 @@
+"""Training over time: loop, hooks, extraction, trainer, launch."""

@@ -1,0 +1,1 @@
+"""Backbones, layers, heads, losses, memory, teacher and meta-architectures."""

@@ -1,0 +1,1 @@
+"""Small, separate helpers: processes, checkpoints, logging, randomness."""
