@@ -1,0 +1,51 @@
+# make test (all checks) | demo | install | lint | types | wheel | gpu-check | clean.  PYTHON= chooses the interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WHEEL_ARCHS ?= 7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX
+NATIVE := setup.py pyproject.toml $(wildcard mlt_ops/csrc/*.* mlt_ops/csrc/*/*.*)
+
+# Threads that wait actively for one another stall small machines where several processes share the cores.
+export OMP_WAIT_POLICY ?= PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+
+.PHONY: install demo test lint types wheel gpu-check clean
+.DELETE_ON_ERROR:
+
+install: $(VENV)/.installed
+
+$(VENV)/.requirements: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python >= 3.10 is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.requirements $(NATIVE)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	$(BIN)/python -c 'import mlt, mlt_ops; print(mlt_ops.describe_build())'
+	touch $@
+
+demo: install
+	$(BIN)/python tools/demo.py
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+test: lint types
+	$(BIN)/python -m pytest --timeout=600
+
+wheel: $(VENV)/.requirements
+	TORCH_CUDA_ARCH_LIST="$(WHEEL_ARCHS)" $(BIN)/python -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+# On a machine with a GPU, offline: needs torch >= 2.10, numpy, scikit-learn, pytest and a CUDA toolkit in $(PYTHON).
+gpu-check:
+	$(PYTHON) setup.py --quiet build_ext --inplace
+	$(PYTHON) -m pytest tests/mlt_ops -rs
+
+clean:
+	rm -rf build dist *.egg-info mlt_ops/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

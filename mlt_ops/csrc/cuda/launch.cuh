@@ -1,0 +1,25 @@
+// What every CUDA kernel here needs to be launched: current stream, block size, number of blocks.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace mlt_ops {
+
+constexpr int kThreads = 256;
+
+inline int64_t num_blocks(int64_t tasks) { return std::clamp<int64_t>(tasks, 1, 65535); }
+
+inline cudaStream_t current_stream(const torch::stable::Tensor& tensor) {
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+}  // namespace mlt_ops
