@@ -43,6 +43,9 @@ def _read(path: str, children: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold a mapping of config keys, got {type(tree).__name__}")
     bases = tree.pop(BASE_KEY, [])
+    stage_one = (tree.get("PRETRAIN") or {}).get("CONFIG_FILE")
+    if stage_one:  # like a base, it is named relative to the file that names it
+        tree["PRETRAIN"]["CONFIG_FILE"] = os.path.normpath(os.path.join(os.path.dirname(path), stage_one))
     merged: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
         base_path = os.path.join(os.path.dirname(path), os.path.expanduser(base))
@@ -82,7 +85,7 @@ class CfgNode(YacsNode):
         """
         tree = read_yaml(cfg_filename)
         self._check_keys(tree, "", f" in {cfg_filename}")
-        self._fit_numbers(tree, self)
+        self._fit_values(tree, self)
         try:
             self.merge_from_other_cfg(CfgNode(tree))
         except ValueError as error:
@@ -106,9 +109,9 @@ class CfgNode(YacsNode):
             *parents, leaf = key.split(".")
             for part in parents:
                 node = node.setdefault(part, {})
-            node[leaf] = self._decode_cfg_value(raw)
+            node[leaf] = raw
             self._check_keys(tree, "", " on the command line")
-            self._fit_numbers(tree, self)
+            self._fit_values(tree, self)
             try:
                 self.merge_from_other_cfg(CfgNode(tree))
             except ValueError as error:
@@ -130,16 +133,19 @@ class CfgNode(YacsNode):
                 self._check_keys(value, name + ".", where)
 
     @staticmethod
-    def _fit_numbers(tree: dict[str, Any], like: YacsNode) -> None:
-        """Read `1` as `1.0` where a float is wanted, and a lone value as a tuple of one where a tuple is."""
+    def _fit_values(tree: dict[str, Any], like: YacsNode) -> None:
+        """Read `"(1, 2)"` as a literal, `1` as `1.0` where a float is wanted, a lone value where a tuple is."""
         for key, value in tree.items():
             default = like[key]
             if isinstance(value, dict):
-                CfgNode._fit_numbers(value, default)
-            elif isinstance(default, float) and type(value) is int:
-                tree[key] = float(value)
+                CfgNode._fit_values(value, default)
+                continue
+            value = CfgNode._decode_cfg_value(value)
+            if isinstance(default, float) and type(value) is int:
+                value = float(value)
             elif isinstance(default, (tuple, list)) and isinstance(value, (str, int, float)):
-                tree[key] = type(default)([value]) if value != "" else type(default)()
+                value = type(default)([value] if value != "" else [])
+            tree[key] = value
 
 
 def save_cfg(cfg: YacsNode, path: str) -> None:

@@ -1,0 +1,62 @@
+"""Features of the test sets to a table of metrics, for every net of a model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from mlt.clustering.camera_centering import center_cameras
+from mlt.data.build import build_test_loader
+from mlt.engine.extract import extract
+from mlt.evaluation.metrics import evaluate_features
+from mlt.structures import UNKNOWN, ReidSet
+
+logger = logging.getLogger(__name__)
+Results = dict[str, dict[str, dict[str, float]]]  # set -> net -> metric -> value
+
+
+def evaluate(cfg: CfgNode, model: nn.Module, sets: Sequence[ReidSet]) -> Results:
+    """Evaluate every net of `model` on every set that has a query and a gallery.
+
+    Args:
+        cfg: TEST.* and the loader's keys are read.
+        model: a meta-architecture; put into eval mode for the call.
+        sets: data sets; those without a test split are skipped with a message.
+
+    Returns:
+        set name -> net name ("student", "teacher"; with " centred" behind it for features from which each
+        camera's mean was taken) -> metrics in percent.
+    """
+    mode = model.training
+    model.eval()
+    results: Results = {}
+    for data in sets:
+        if data.has_test:
+            results[data.name] = _evaluate_set(cfg, model, data)
+        else:
+            logger.warning("%s has no query or no gallery: not evaluated", data.name)
+    model.train(mode)
+    return results
+
+
+def _evaluate_set(cfg: CfgNode, model: nn.Module, data: ReidSet) -> dict[str, dict[str, float]]:
+    records = data.query + data.gallery
+    device = next(model.parameters()).device
+    pids = torch.tensor([r.pid for r in records])
+    camids = torch.tensor([r.camid for r in records])
+    rows = {}
+    for net in model.nets:
+        features = extract(lambda x, net=net: model(x, net=net), build_test_loader(cfg, records), len(records), device)
+        rows[net] = _metrics(features, pids, camids, len(data.query))
+        if cfg.TEST.CAMERA_CENTERING and not bool((camids == UNKNOWN).any()):
+            rows[f"{net} centred"] = _metrics(center_cameras(features, camids), pids, camids, len(data.query))
+    return rows
+
+
+def _metrics(features: Tensor, pids: Tensor, camids: Tensor, num_query: int) -> dict[str, float]:
+    q, g = slice(None, num_query), slice(num_query, None)
+    return dict(evaluate_features(features[q], features[g], pids[q], pids[g], camids[q], camids[g]))

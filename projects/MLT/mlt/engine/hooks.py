@@ -1,0 +1,245 @@
+"""What happens beside the step: BN averaging, moment resets, evaluation, checkpoints, progress."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from tqdm import tqdm
+
+from mlt.engine.evaluate import Results
+from mlt.engine.extract import average_batch_norm
+from mlt.engine.train_loop import HookBase
+from mlt.evaluation.report import format_table
+from mlt.utils import comm
+from mlt.utils.events import EventStorage
+
+logger = logging.getLogger(__name__)
+
+
+class StopOnSignal(HookBase):
+    """Turn SIGTERM, and the first Ctrl-C, into a stop after the current step, on all processes alike.
+
+    Register it first: other hooks read `trainer.stopping`.
+
+    Args:
+        period: steps between the processes' agreement; one process alone reacts at once.
+    """
+
+    def __init__(self, period: int = 20) -> None:
+        self.period = period
+        self._asked = False
+        self._held: dict[int, Any] = {}
+
+    def before_train(self) -> None:
+        """Take over the signals (the main thread only may)."""
+        if threading.current_thread() is threading.main_thread():
+            self._held = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def _ask(self, signum: int, _frame: Any) -> None:
+        if self._asked and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        logger.warning("got %s: saving after this step", signal.Signals(signum).name)
+        self._asked = True
+
+    def after_step(self) -> None:
+        """Agree on stopping."""
+        if not comm.active():
+            self.trainer.stopping = self._asked
+        elif self.trainer.iter % self.period == 0 or self.trainer.iter % self.trainer.iters_per_epoch == 0:
+            self.trainer.stopping = any(comm.gather_object(self._asked))
+
+    def after_train(self) -> None:
+        """Give the signals back."""
+        for signum, handler in self._held.items():
+            signal.signal(signum, handler)
+
+
+class PeriodicReset(HookBase):
+    """Zero the optimizer's moments every few epochs, as released GLT and MMT do by making it anew.
+
+    Args:
+        reset: zeroes all moments.
+        period: epochs; 0 = never.
+    """
+
+    def __init__(self, reset: Callable[[], None], period: int) -> None:
+        self.reset = reset
+        self.period = period
+
+    def before_epoch(self) -> None:
+        """Reset at the start of an epoch, once; a resumed epoch has its own moments."""
+        trainer = self.trainer
+        if self.period and trainer.iter % trainer.iters_per_epoch == 0 and trainer.epoch % self.period == 0:
+            self.reset()
+
+
+class BatchNormAverage(HookBase):
+    """Average running BN statistics over the processes at the end of an epoch.
+
+    Args:
+        model: its BN statistics are averaged in place.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def after_epoch(self) -> None:
+        """One small all-reduce."""
+        average_batch_norm(self.model)
+
+
+class EvalHook(HookBase):
+    """Evaluate every `period` epochs and after the last; remember the best.
+
+    Args:
+        evaluate: returns set -> net -> metrics.
+        period: epochs; 0 = only after the last.
+        chooser: (set, net) whose "metric" chooses the best epoch; None = there is nothing to choose by.
+    """
+
+    def __init__(self, evaluate: Callable[[], Results], period: int, chooser: tuple[str, str] | None) -> None:
+        self.evaluate = evaluate
+        self.period = period
+        self.chooser = chooser
+        self.last: Results = {}
+        self.best: Results = {}
+        self.best_epoch = -1
+        self.last_epoch = -1
+
+    def after_epoch(self) -> None:
+        """Evaluate when it is time."""
+        epoch = self.trainer.epoch
+        final = epoch + 1 == self.trainer.max_epoch
+        if self.chooser is None or not (final or (self.period and (epoch + 1) % self.period == 0)):
+            return
+        self.last, self.last_epoch = self.evaluate(), epoch
+        if not self.best or self._metric(self.last) > self._metric(self.best):
+            self.best, self.best_epoch = self.last, epoch
+        if comm.is_main():
+            logger.info("after epoch %d:\n%s", epoch + 1, format_table(self.last))
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the epoch that just ended is the best so far (the last one, when nothing can choose)."""
+        return self.chooser is None or self.best_epoch == self.trainer.epoch
+
+    def _metric(self, results: Results) -> float:
+        assert self.chooser is not None
+        name, net = self.chooser
+        return results[name][net]["metric"]
+
+    def summary(self) -> dict[str, Any]:
+        """Last and best results with the epoch of each (counted from 1) and what chose the best."""
+        chosen = "the last epoch: there is no test set" if self.chooser is None else f"test split of {self.chooser[0]}"
+        return {
+            "last": {"epoch": self.last_epoch + 1, "results": self.last},
+            "best": {"epoch": self.best_epoch + 1, "chosen_by": chosen, "results": self.best},
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Last and best results."""
+        return {"last": self.last, "best": self.best, "last_epoch": self.last_epoch, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave.
+
+        Args:
+            state: as `state_dict` returned it.
+        """
+        self.last, self.best = state["last"], state["best"]
+        self.last_epoch, self.best_epoch = state["last_epoch"], state["best_epoch"]
+
+
+class CheckpointHook(HookBase):
+    """Save the whole state after every epoch, and when the run is told to stop.
+
+    Args:
+        save: writes a checkpoint under a name ("model_last"), atomically.
+        is_best: whether the epoch that just ended is the best so far.
+        period: epochs between numbered checkpoints; 0 = none.
+    """
+
+    def __init__(self, save: Callable[[str], None], is_best: Callable[[], bool], period: int) -> None:
+        self.save = save
+        self.is_best = is_best
+        self.period = period
+
+    def after_step(self) -> None:
+        """Told to stop in the middle of an epoch: save where we are."""
+        if self.trainer.stopping and self.trainer.iter % self.trainer.iters_per_epoch:
+            self.save("model_last")
+
+    def after_epoch(self) -> None:
+        """The last one always; best, numbered and final ones when it is time."""
+        epoch = self.trainer.epoch
+        if self.is_best():
+            self.save("model_best")
+        if self.period and (epoch + 1) % self.period == 0:
+            self.save(f"model_{epoch:04d}")
+        if epoch + 1 == self.trainer.max_epoch:
+            self.save("model_final")
+        self.save("model_last")
+
+
+class Progress(HookBase):
+    """Write losses and rates: a bar on a terminal, a line an epoch in the log, metrics.json and TensorBoard.
+
+    Args:
+        events: where the numbers are.
+        summary: what results.json holds at the end of an epoch.
+        output_dir: folder of results.json.
+        period: steps between written points.
+    """
+
+    def __init__(self, events: EventStorage, summary: Callable[[], dict[str, Any]], output_dir: str, period: int) -> None:
+        self.events = events
+        self.summary = summary
+        self.output_dir = output_dir
+        self.period = period
+        self._bar: Any = None
+
+    def before_epoch(self) -> None:
+        """Open the bar."""
+        trainer = self.trainer
+        if comm.is_main() and sys.stderr.isatty():
+            self._bar = tqdm(
+                total=trainer.iters_per_epoch,
+                initial=trainer.iter % trainer.iters_per_epoch,
+                desc=f"epoch {trainer.epoch + 1}/{trainer.max_epoch}",
+                leave=False,
+            )
+
+    def after_step(self) -> None:
+        """Advance the bar; write a point every `period` steps."""
+        if self._bar is not None:
+            self._bar.update()
+        if self.trainer.iter % self.period == 0:
+            self.events.write(self.trainer.iter)
+
+    def after_epoch(self) -> None:
+        """Write the epoch's numbers."""
+        self._close()
+        self.events.write(self.trainer.iter)
+        if comm.is_main():
+            path = os.path.join(self.output_dir, "results.json")
+            with open(path + ".tmp", "w", encoding="utf-8") as file:
+                json.dump(self.summary(), file, indent=1)
+            os.replace(path + ".tmp", path)
+
+    def after_train(self) -> None:
+        """Close what is open."""
+        self._close()
+        self.events.close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,129 @@
+"""Start a function on N processes: spawned here, or already started by torchrun."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def launch(
+    main: Callable[..., None],
+    num_gpus: int,
+    *,
+    device: str,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+    args: tuple[Any, ...] = (),
+) -> None:
+    """Call `main(*args)` in every process of the run.
+
+    Under torchrun (RANK and WORLD_SIZE are set) this process is one of them. Else `num_gpus` processes are spawned
+    on this machine, or `main` is called directly when the run has only one. NCCL on CUDA, gloo on the CPU.
+
+    Args:
+        main: a module-level function.
+        num_gpus: processes on this machine, each with a GPU of its own on CUDA.
+        device: "cuda" or "cpu" (MODEL.DEVICE).
+        num_machines: machines of the run.
+        machine_rank: this machine's number.
+        dist_url: "tcp://host:port" of machine 0; "auto" finds a free port and is for one machine only.
+        args: arguments of `main`.
+
+    Raises:
+        ValueError: more GPUs asked for than there are, or "auto" with several machines.
+    """
+    check_device(device, num_gpus)
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        _enter(int(os.environ.get("LOCAL_RANK", "0")), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]),
+               "env://", device, main, args)
+        return
+    world = num_gpus * num_machines
+    if world == 1:
+        main(*args)
+        return
+    if dist_url == "auto":
+        if num_machines > 1:
+            raise ValueError("--dist-url tcp://HOST:PORT of machine 0 is needed with several machines")
+        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    context = mp.start_processes(
+        _spawned, (num_gpus, machine_rank, world, dist_url, device, main, args), num_gpus, join=False, start_method="spawn"
+    )
+    assert context is not None  # join=False always gives one
+    _join(context)
+
+
+def check_device(device: str, num_gpus: int) -> None:
+    """Refuse a device that is not there.
+
+    Args:
+        device: "cuda" or "cpu".
+        num_gpus: processes wanted on this machine.
+
+    Raises:
+        ValueError: unknown device, no process, or fewer GPUs than processes; names the CPU setting.
+    """
+    if device not in ("cuda", "cpu"):
+        raise ValueError(f"MODEL.DEVICE must be 'cuda' or 'cpu', got {device!r}")
+    if num_gpus < 1:
+        raise ValueError(f"--num-gpus must be at least 1, got {num_gpus}; without a GPU add MODEL.DEVICE cpu")
+    found = torch.cuda.device_count()
+    if device == "cuda" and found < num_gpus:
+        raise ValueError(
+            f"--num-gpus {num_gpus} with MODEL.DEVICE cuda, but {found} CUDA devices are visible. "
+            "Add `MODEL.DEVICE cpu` to the command to run on the CPU."
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _join(context: Any) -> None:
+    """Wait for the children; pass SIGTERM and SIGINT on to them, so that they save and leave."""
+
+    def forward(signum: int, _frame: Any) -> None:
+        for pid in context.pids():
+            try:
+                os.kill(pid, signum)
+            except ProcessLookupError:
+                pass
+
+    held = {s: signal.signal(s, forward) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        while not context.join():
+            pass
+    except mp.ProcessExitedException as error:
+        if error.exit_code == 128 + signal.SIGTERM:  # saved and left as asked
+            raise SystemExit(error.exit_code) from None
+        raise
+    finally:
+        for signum, handler in held.items():
+            signal.signal(signum, handler)
+
+
+def _spawned(local_rank: int, num_local: int, machine_rank: int, world: int, url: str, device: str,
+             main: Callable[..., None], args: tuple[Any, ...]) -> None:
+    if device == "cpu":  # num_local processes share this machine's cores
+        torch.set_num_threads(max(1, torch.get_num_threads() // num_local))
+    _enter(local_rank, machine_rank * num_local + local_rank, world, url, device, main, args)
+
+
+def _enter(local_rank: int, rank: int, world: int, url: str, device: str,
+           main: Callable[..., None], args: tuple[Any, ...]) -> None:
+    if device == "cuda":
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", init_method=url, rank=rank, world_size=world)
+    try:
+        main(*args)
+    finally:
+        dist.destroy_process_group()
