@@ -19,7 +19,6 @@ class Camera:
     """One camera of a domain.
 
     Args:
-        scene: panorama behind the people, float32 [2H, >2W, 3].
         matrix: colour matrix [3, 3] with the exposure in it, applied as ``rgb @ matrix``.
         gamma: exponent of the response.
         haze: share of veiling light.
@@ -31,9 +30,9 @@ class Camera:
         elevation: radians by which it looks down.
         headings: two main walking directions (yaw in radians).
         light: from where the light falls, -1 (left) to 1 (right).
+        scene: panorama behind the people, float32 [2H, >2W, 3].
     """
 
-    scene: np.ndarray
     matrix: np.ndarray
     gamma: float
     haze: float
@@ -45,6 +44,7 @@ class Camera:
     elevation: float
     headings: tuple[float, float]
     light: float
+    scene: np.ndarray
 
 
 def sample_camera(rng: np.random.Generator, style: DomainStyle, size: tuple[int, int]) -> Camera:
@@ -60,7 +60,6 @@ def sample_camera(rng: np.random.Generator, style: DomainStyle, size: tuple[int,
     matrix = (np.eye(3) + rng.normal(0, 0.12 * CAMERA_STRENGTH, (3, 3))) * balance * rng.uniform(*style.gain)
     heading = rng.uniform(-np.pi, np.pi)
     return Camera(
-        scene=make_scene(rng, indoor=style.indoor, height=SUPERSAMPLING * height, width=SUPERSAMPLING * width),
         matrix=matrix.astype(np.float32),
         gamma=float(np.exp(rng.normal(0, 0.3 * CAMERA_STRENGTH))),
         haze=float(rng.uniform(*style.haze)),
@@ -72,6 +71,7 @@ def sample_camera(rng: np.random.Generator, style: DomainStyle, size: tuple[int,
         elevation=float(rng.uniform(0.05, 0.4)),
         headings=(heading, heading + np.pi * rng.uniform(0.6, 1.0)),
         light=float(rng.uniform(-1, 1)),
+        scene=make_scene(rng, indoor=style.indoor, height=SUPERSAMPLING * height, width=SUPERSAMPLING * width),
     )
 
 

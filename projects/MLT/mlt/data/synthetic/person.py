@@ -195,9 +195,8 @@ class _Projection:
         self.pixels = view.height / (_HEIGHT * self.cos_up)
 
     def nearness(self, part: Part) -> float:
-        (x0, y0, z0), (x1, y1, z1) = part.top, part.bottom
-        forward = (x0 + x1) * self.sin_yaw + (y0 + y1) * self.cos_yaw
-        return part.bias + (forward * self.cos_up + (z0 + z1) * self.sin_up) / 2
+        (x0, y0, _), (x1, y1, _) = part.top, part.bottom  # height left out: a body is upright, and parts are long
+        return part.bias + ((x0 + x1) * self.sin_yaw + (y0 + y1) * self.cos_yaw) / 2
 
     def project(self, part: Part) -> Tube:
         zoom = self.pixels * (1 + 0.4 * self.sin_up * ((part.top[2] + part.bottom[2]) / (2 * _HEIGHT) - 0.5))

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from mlt.data.synthetic.camera import sample_camera
@@ -44,7 +44,7 @@ def render_domain(folder: str | os.PathLike[str], spec: DomainSpec, *, jobs: int
     """Render a domain into a folder that then holds ``bounding_box_train``, ``query`` and ``bounding_box_test``.
 
     A folder with the same spec is reused; one with another spec, or left unfinished, is rendered again. The files do
-    not depend on ``jobs``.
+    not depend on ``jobs``. One process at a time may render into a folder.
 
     Args:
         folder: made if missing.
@@ -138,7 +138,7 @@ class _Renderer:
         return self._person(Stream.STRANGER, _PASSERS_BY + 2 * shot.index + shot.pid + 1)
 
 
-@cache
+@lru_cache(maxsize=1)
 def _renderer(root: Path, spec: DomainSpec) -> _Renderer:
     return _Renderer(root, spec)
 

@@ -72,7 +72,7 @@ def _paint_hall(draw: ImageDraw.ImageDraw, rng: np.random.Generator, width: int,
     for _ in range(int(rng.integers(3, 7))):  # posters
         x, y = int(rng.uniform(0, width)), int(height * rng.uniform(0.08, 0.3))
         right, bottom = x + int(height * rng.uniform(0.2, 0.5)), y + int(height * rng.uniform(0.15, 0.3))
-        draw.rectangle((x, y, right, bottom), _rgb(rng, (0.6, 0.5, 0.5), 0.2), _rgb(rng, (0.2, 0.2, 0.2)))
+        draw.rectangle((x, y, right, bottom), _rgb(rng, (0.55, 0.5, 0.5), 0.14), _rgb(rng, (0.2, 0.2, 0.2)))
     for _ in range(int(rng.integers(2, 5))):  # pillars
         x, thick = int(rng.uniform(0, width)), int(height * rng.uniform(0.06, 0.14))
         draw.rectangle((x, 0, x + thick, floor + thick), _rgb(rng, (0.36, 0.38, 0.40)))

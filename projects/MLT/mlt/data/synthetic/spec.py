@@ -69,7 +69,7 @@ class DomainSpec:
 
     def _check(self, name: str, lowest: int, highest: int) -> None:
         value = getattr(self, name)
-        if not lowest <= value <= highest:
+        if not isinstance(value, int) or not lowest <= value <= highest:
             raise ValueError(f"{name}: got {value}, wanted a whole number from {lowest} to {highest}.")
 
     def rng(self, stream: Stream, *key: int) -> np.random.Generator:

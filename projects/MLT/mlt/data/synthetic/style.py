@@ -9,7 +9,7 @@ Color = tuple[float, float, float]  # RGB, 0 to 1
 
 # How far two cameras of one domain lie apart in colour, gain, gamma and haze: 0 makes them equal.
 # Set so that a small network trained on the other domain is bad, and one trained on this domain is good.
-CAMERA_STRENGTH = 0.5
+CAMERA_STRENGTH = 0.4
 # Share of images with a person or thing in front, and with somebody else in the background.
 OCCLUDER_RATE = 0.10
 BYSTANDER_RATE = 0.15
@@ -65,12 +65,12 @@ STYLES = {
     "station": DomainStyle(
         winter=True,
         indoor=True,
-        tint=(0.86, 1.02, 1.06),
-        gain=(0.62, 0.85),
-        haze=(0.02, 0.14),
-        noise=(0.015, 0.035),
-        blur=(0.2, 0.7),
-        native=(0.75, 1.0),
+        tint=(0.70, 0.98, 1.04),
+        gain=(0.50, 0.72),
+        haze=(0.06, 0.20),
+        noise=(0.02, 0.045),
+        blur=(0.3, 0.8),
+        native=(0.7, 0.95),
         quality=(60, 80),
         sun=0.05,
     ),

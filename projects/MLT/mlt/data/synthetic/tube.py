@@ -51,8 +51,8 @@ def draw_tube(canvas: np.ndarray, tube: Tube, light: float) -> None:
     x = np.arange(left, right, dtype=np.float32)[None, :] + np.float32(0.5 - x0)
     y = np.arange(upper, lower, dtype=np.float32)[:, None] + np.float32(0.5 - y0)
     along = (x * dx + y * dy) / length
-    v = np.clip(along, 0, 1)
-    radius = np.interp(v, np.linspace(0, 1, len(tube.radii)), tube.radii)
+    v = np.minimum(np.maximum(along, 0), 1)
+    radius = _radius(tube.radii, v)
     s = (x * dy - y * dx) / radius
     beyond = (along - v) * length / (tube.cap * radius)
     inside = s * s + beyond * beyond < 1
@@ -61,6 +61,15 @@ def draw_tube(canvas: np.ndarray, tube: Tube, light: float) -> None:
     u = (np.arccos(s) - tube.turn) / (2 * np.pi) + 0.25
     texture_rows, texture_cols = tube.texture.shape[:2]
     row = np.minimum((v * texture_rows).astype(np.intp), texture_rows - 1)
-    col = ((u % 1) * texture_cols).astype(np.intp) % texture_cols
+    col = (u * texture_cols + texture_cols).astype(np.intp) % texture_cols  # u is above -1
     shade = _AMBIENT + _FACING * np.sqrt(1 - s * s) + _LIT * light * s
     canvas[upper:lower, left:right][inside] = tube.texture[row, col] * shade[:, None]
+
+
+def _radius(radii: tuple[float, ...], v: np.ndarray) -> np.ndarray:
+    """Half width at each share ``v`` of the way down, linear between the given ones."""
+    radius = radii[0] + (len(radii) - 1) * (radii[1] - radii[0]) * v
+    for i in range(1, len(radii) - 1):  # each knot changes the slope; cheaper than np.interp on small arrays
+        bend = radii[i + 1] - 2 * radii[i] + radii[i - 1]
+        radius += bend * np.maximum((len(radii) - 1) * v - i, 0)
+    return radius
