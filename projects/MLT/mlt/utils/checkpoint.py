@@ -1,0 +1,135 @@
+"""Checkpoints that are either complete or not there, whenever the process dies."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TEMPORARY = ".tmp"  # suffix of a file that is being written
+LAST = "last_checkpoint"  # text file with the name of the newest checkpoint, as in FastReID
+
+
+def save_checkpoint(state: dict[str, Any], path: str | Path) -> None:
+    """Write a checkpoint so that `path` is at every moment the old file or the complete new one.
+
+    Args:
+        state: tensors, numbers, strings and dicts, lists, tuples of them.
+        path: file to write; its folder is made if missing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU. Only tensors and plain values: a file cannot run code.
+
+    Args:
+        path: a file by `save_checkpoint` or another that torch.save wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, holds Python objects, or is no checkpoint.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"No checkpoint {str(path)!r}, looked in {os.getcwd()}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if zipfile.is_zipfile(path):
+            raise ValueError(
+                f"{path} holds Python objects, which are not loaded because they could run code. If you trust the "
+                "file, load it with weights_only=False once and save its tensors alone."
+            ) from error
+        raise ValueError(_damaged(path)) from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise ValueError(_damaged(path)) from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, wanted a checkpoint: a dict of named tensors")
+    return state
+
+
+def _damaged(path: str | Path) -> str:
+    return f"{path} ({os.path.getsize(path)} bytes) is no checkpoint, or a damaged one: copied in part, or cut off?"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut; where folders cannot be opened (Windows) there is nothing to do."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Checkpointer:
+    """The checkpoints of a run, named as FastReID's: model_0009.pth, model_best.pth, model_final.pth, last_checkpoint.
+
+    Only the main process makes one that writes. A state has the keys "model", "optimizer", "epoch" and what else the
+    run needs to continue; readers that want weights alone take "model".
+
+    Args:
+        output_dir: folder of the run, made if missing. What a killed process left half-written is removed.
+    """
+
+    def __init__(self, output_dir: str | Path) -> None:
+        self.output_dir = Path(output_dir)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        for stale in (*self.output_dir.glob(f"*.pth{TEMPORARY}"), *self.output_dir.glob(LAST + TEMPORARY)):
+            stale.unlink(missing_ok=True)
+
+    def save(self, state: dict[str, Any], name: str, *, last: bool = True) -> Path:
+        """Write `name`.pth.
+
+        Args:
+            state: the checkpoint.
+            name: "model_last", "model_best", "model_final", "model_0009".
+            last: let `last_checkpoint` name this file, once it is complete.
+        """
+        path = self.output_dir / f"{name}.pth"
+        save_checkpoint(state, path)
+        if last:
+            self._write_last(path.name)
+        return path
+
+    def _write_last(self, name: str) -> None:
+        temporary = self.output_dir / (LAST + TEMPORARY)
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(name)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.output_dir / LAST)
+        _sync_folder(self.output_dir)
+
+    def last(self) -> Path | None:
+        """The newest checkpoint to resume from; None when the run has not saved any.
+
+        Raises:
+            FileNotFoundError: `last_checkpoint` names a file that is gone.
+        """
+        pointer = self.output_dir / LAST
+        if not pointer.is_file():
+            return None
+        path = self.output_dir / pointer.read_text(encoding="utf-8").strip()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{pointer} names {path.name}, which is not in {self.output_dir}; put it back or delete {LAST}"
+            )
+        return path
