@@ -1,0 +1,162 @@
+"""Head with one classifier for each clustering of the target images: the mixture of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from mlt.config import configurable
+from mlt.modeling.heads.neck_head import CLASSIFIER_STD, HeadOutput, NeckHead
+from mlt.registry import HEADS
+
+
+@HEADS.register()
+class MixtureLabelHead(NeckHead):
+    """Pooling, BNNeck, G bias-free classifiers of fixed capacity, and the memory projection.
+
+    A new clustering re-initialises classifier rows in place, because replaced Parameters would break the optimizer,
+    DDP and the resuming of a run. Rows from `active[g]` on are cut off the logits. Source: Zheng et al., CVPR 2021.
+
+    Args:
+        in_channels: channels C of the feature map.
+        capacities: rows of each classifier, G numbers >= 1.
+        pool_layer: a key of POOL_LAYERS.
+        cls_layer: "Linear", or "CosSoftmax": scale times the cosine.
+        scale: factor of the cosine, > 0.
+        dropout: probability before classifiers and projection, in [0, 1).
+        with_projection: add the memory head, Linear and batch norm, whose output h the memory compares.
+    """
+
+    active: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        in_channels: int,
+        capacities: Sequence[int],
+        pool_layer: str = "GeneralizedMeanPoolingP",
+        cls_layer: str = "Linear",
+        scale: float = 16.0,
+        dropout: float = 0.0,
+        with_projection: bool = True,
+    ) -> None:
+        super().__init__(in_channels, pool_layer, cls_layer, scale, dropout)
+        if not capacities or min(capacities) < 1:
+            raise ValueError(f"MixtureLabelHead needs at least one classifier with rows, got capacities {capacities}")
+        self.classifiers = nn.ParameterList(
+            nn.Parameter(torch.randn(rows, in_channels) * CLASSIFIER_STD) for rows in capacities
+        )
+        self.register_buffer("active", torch.tensor(capacities))
+        self._num_active = tuple(capacities)  # `active` as Python numbers: reading the buffer would wait for the GPU
+        self.register_load_state_dict_post_hook(_read_active)
+        self.projection = _build_projection(in_channels) if with_projection else None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, in_channels: int) -> dict[str, Any]:
+        """Constructor arguments from MODEL.HEADS, PSEUDO_LABELS and MEMORY.
+
+        Args:
+            cfg: the whole tree.
+            in_channels: channels of the feature map.
+
+        Raises:
+            ValueError: more clusters than MODEL.HEADS.MAX_CLUSTERS.
+        """
+        clusters, limit = tuple(cfg.PSEUDO_LABELS.NUM_CLUSTERS), cfg.MODEL.HEADS.MAX_CLUSTERS
+        if limit and max(clusters, default=0) > limit:
+            raise ValueError(
+                f"PSEUDO_LABELS.NUM_CLUSTERS {clusters} does not fit into MODEL.HEADS.MAX_CLUSTERS {limit}; "
+                "raise it, or set it to 0 for exactly NUM_CLUSTERS"
+            )
+        return {
+            **cls.neck_config(cfg, in_channels),
+            "capacities": (limit,) * len(clusters) if limit else clusters,
+            "with_projection": bool(cfg.MEMORY.NAME) and cfg.MEMORY.FEATURE == "projection",
+        }
+
+    @property
+    def num_active(self) -> tuple[int, ...]:
+        """Classes of each classifier."""
+        return self._num_active
+
+    def forward(self, fmap: Tensor) -> HeadOutput:
+        """Pool, normalise, classify and project.
+
+        Args:
+            fmap: [B, C, H, W].
+        """
+        features = self.pool_layer(fmap)
+        embeddings = self.bottleneck(features)
+        dropped = self.dropout(embeddings)
+        projection = None if self.projection is None else self.projection(dropped)
+        return HeadOutput(features, embeddings, self.classify(dropped), projection)
+
+    def classify(self, embeddings: Tensor) -> tuple[Tensor, ...]:
+        """Logits of every classifier, also for stored features.
+
+        Args:
+            embeddings: [B, C].
+
+        Returns:
+            G tensors [B, active[g]]
+        """
+        return tuple(
+            self.class_logits(embeddings, weight[:num])
+            for weight, num in zip(self.classifiers, self._num_active, strict=True)
+        )
+
+    @torch.no_grad()
+    def reset_classifier(
+        self,
+        group: int,
+        num_clusters: int,
+        centroids: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Start one classifier again, in place.
+
+        Args:
+            group: which classifier.
+            num_clusters: classes from now on.
+            centroids: [num_clusters, C], rows become their unit vectors; None = N(0, 0.001^2).
+            generator: CPU source of the random rows, the same in every process; None = torch's own.
+
+        Raises:
+            ValueError: more clusters than rows, or centroids of another shape.
+        """
+        weight = self.classifiers[group]
+        if not 1 <= num_clusters <= len(weight):
+            raise ValueError(
+                f"MixtureLabelHead: classifier {group} has {len(weight)} rows and cannot hold {num_clusters} clusters; "
+                "set MODEL.HEADS.MAX_CLUSTERS to the largest number that a clustering may give"
+            )
+        if centroids is None:
+            rows = torch.randn(num_clusters, self.in_channels, generator=generator) * CLASSIFIER_STD
+        else:
+            rows = F.normalize(centroids.float())
+            if rows.shape != (num_clusters, self.in_channels):
+                raise ValueError(
+                    f"MixtureLabelHead: centroids must be [{num_clusters}, {self.in_channels}], got {list(rows.shape)}"
+                )
+        weight[:num_clusters] = rows.to(weight)
+        self.active[group] = num_clusters
+        self._num_active = (*self._num_active[:group], num_clusters, *self._num_active[group + 1 :])
+
+
+def _read_active(head: MixtureLabelHead, _: Any) -> None:
+    """After load_state_dict: a checkpoint of larger classifiers must not count rows that are not here."""
+    capacities = torch.tensor([len(weight) for weight in head.classifiers])
+    head.active.copy_(torch.minimum(head.active.cpu(), capacities))
+    head._num_active = tuple(head.active.tolist())
+
+
+def _build_projection(channels: int) -> nn.Sequential:
+    linear = nn.Linear(channels, channels)
+    nn.init.kaiming_normal_(linear.weight, mode="fan_out")
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(linear, nn.BatchNorm1d(channels))

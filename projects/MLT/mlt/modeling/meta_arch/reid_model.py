@@ -1,0 +1,175 @@
+"""What all meta-architectures share: nets, pixels, and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from mlt.config import configurable
+from mlt.modeling.backbones import build_backbone
+from mlt.modeling.heads import HeadOutput
+from mlt.modeling.layers import convert_batch_norm
+from mlt.modeling.losses import ReidLoss, build_losses
+from mlt.modeling.mean_teacher import MeanTeacher
+from mlt.registry import HEADS
+from mlt.structures import SOURCE, Batch
+
+NORMS = ("BN", "SyncBN")
+NETS = ("teacher", "student")
+
+
+class ReidModel(nn.Module):
+    """Backbone, head and losses behind one `forward`: a dict of losses in training, unit features in evaluation.
+
+    Args:
+        backbone: normalised images -> feature map.
+        heads: feature map -> HeadOutput.
+        losses: see losses.build_losses.
+        pixel_mean: mean of R, G, B in 0..255.
+        pixel_std: standard deviation of R, G, B in 0..255.
+        teacher: average of backbone and heads, None for none; it is the net that is evaluated.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    losses: Iterable[ReidLoss]
+
+    @configurable
+    def __init__(
+        self,
+        backbone: nn.Module,
+        heads: nn.Module,
+        losses: Iterable[ReidLoss],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        teacher: MeanTeacher | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = heads
+        self.teacher = teacher
+        self.losses = nn.ModuleList(losses)  # type: ignore[assignment]
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Constructor arguments from MODEL, batch norms already converted.
+
+        Args:
+            cfg: the whole tree.
+
+        Raises:
+            ValueError: unknown MODEL.BACKBONE.NORM.
+        """
+        norm = cfg.MODEL.BACKBONE.NORM
+        if norm not in NORMS:
+            raise ValueError(f"MODEL.BACKBONE.NORM must be one of {', '.join(NORMS)}, got {norm!r}")
+        backbone = build_backbone(cfg)
+        heads = HEADS.get(cfg.MODEL.HEADS.NAME)(cfg, backbone.out_channels)
+        for net in (backbone, heads):
+            convert_batch_norm(net, dsbn=cfg.MODEL.DSBN, group_size=cfg.MODEL.BN_GROUP, sync=norm == "SyncBN")
+        return {
+            "backbone": backbone,
+            "heads": heads,
+            "losses": build_losses(cfg),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.pixel_mean.device
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Normalise images, on the model's device.
+
+        Args:
+            images: uint8 or float [B, 3, H, W], RGB in 0..255.
+        """
+        images = images.to(self.device, non_blocking=True)
+        return torch.sub(images, self.pixel_mean).div_(self.pixel_std)
+
+    def unpack(self, batch: Batch | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Parts of a training batch, on the model's device.
+
+        Args:
+            batch: a batch dict, source rows before target rows.
+
+        Returns:
+            normalised images [B, 3, H, W], identities of the A source rows int64 [A], dataset indices of the target
+            rows int64 [B - A]
+
+        Raises:
+            TypeError: bare images, which are enough for evaluation only.
+            ValueError: a source row behind a target row.
+        """
+        if isinstance(batch, Tensor):
+            raise TypeError("Training takes a batch dict, got a tensor; call model.eval() first to get features")
+        is_source = (batch["domains"] == SOURCE).cpu()
+        num_source = int(is_source.sum())
+        if not is_source[:num_source].all():
+            raise ValueError(f"A batch is source rows, then target rows; got domains {batch['domains'].tolist()}")
+        source_targets = batch["targets"][:num_source].to(self.device, non_blocking=True)
+        target_indices = batch["indices"][num_source:].to(self.device, non_blocking=True)
+        return self.preprocess(batch["images"]), source_targets, target_indices
+
+    def net(self, name: str) -> tuple[nn.Module, nn.Module]:
+        """Backbone and head of one net.
+
+        Args:
+            name: "teacher" (the student where there is no teacher) or "student".
+
+        Raises:
+            ValueError: another name.
+        """
+        if name not in NETS:
+            raise ValueError(f"net must be one of {', '.join(NETS)}, got {name!r}")
+        if name == "teacher" and self.teacher is not None:
+            return self.teacher.backbone, self.teacher.heads
+        return self.backbone, self.heads
+
+    def run(self, images: Tensor, net: str = "teacher") -> HeadOutput:
+        """All outputs of one net.
+
+        Args:
+            images: uint8 or float [B, 3, H, W], RGB in 0..255.
+            net: see `net`.
+        """
+        backbone, heads = self.net(net)
+        return heads(backbone(self.preprocess(images)))
+
+    def embed(self, images: Tensor, net: str = "teacher") -> Tensor:
+        """Embeddings b after the BNNeck.
+
+        Args:
+            images: uint8 or float [B, 3, H, W], RGB in 0..255.
+            net: see `net`.
+
+        Returns:
+            [B, C], not normalised
+        """
+        return self.run(images, net).embeddings
+
+    def evaluate(self, batch: Batch | Tensor, net: str = "teacher") -> Tensor:
+        """Retrieval features v.
+
+        Args:
+            batch: images, or a dict that has them under "images".
+            net: see `net`.
+
+        Returns:
+            float32 [B, C], unit rows
+        """
+        images = batch if isinstance(batch, Tensor) else batch["images"]
+        return F.normalize(self.embed(images, net).float())
+
+    def after_step(self) -> None:
+        """The trainer calls this after each step that the optimizer really took."""
