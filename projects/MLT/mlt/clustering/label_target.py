@@ -58,37 +58,44 @@ def cluster_kmeans(
     return PseudoLabels(torch.stack([f[0].cpu() for f in found]), counts, group, tuple(f[1] for f in found))
 
 
-def transport(
-    pseudo: PseudoLabels, logits: Iterable[Tensor], *, sharpness: float, tolerance: float, max_iter: int
-) -> PseudoLabels:
+def transport_labels(
+    logits: Iterable[Tensor], previous: PseudoLabels, *, sharpness: float, tolerance: float, max_iter: int
+) -> tuple[PseudoLabels, dict[str, float]]:
     """Re-label every group by label transport. Class k of a group keeps its number, so the heads stay as they are.
 
     Args:
-        pseudo: the labels to replace; their clusters tell how many classes each group has.
-        logits: [N, K_g] for each group in turn; an iterator, so that only one group's need exist at a time.
+        logits: [N, K_g] for each group in turn; with an iterator only one group's need exist at a time.
+        previous: the labels to replace; their clusters tell how many classes each group has.
         sharpness: lambda, see `label_transport`.
         tolerance: see `label_transport`.
         max_iter: see `label_transport`; a warning tells where it was not enough.
 
     Returns:
-        labels [G, N] with the same clusters and driving group; without centroids, which the old labels had.
+        Labels with the same clusters and driving group, but without centroids (those were of the old labels); and
+        for the log `transport/iterations` and `transport/error`, the largest over the groups.
 
     Raises:
         ValueError: logits of another shape than [N, K_g], or of fewer or more groups.
     """
-    labels = []
-    for g, (group_logits, num) in enumerate(zip(logits, pseudo.num_clusters, strict=True)):
-        wanted = (pseudo.labels.shape[1], num)
+    results = []
+    for g, (group_logits, num) in enumerate(zip(logits, previous.num_clusters, strict=True)):
+        wanted = (previous.labels.shape[1], num)
         if group_logits.shape != wanted:
-            raise ValueError(f"transport: logits of group {g} must be {list(wanted)}, got {list(group_logits.shape)}")
+            raise ValueError(
+                f"transport_labels: logits of group {g} must be {list(wanted)}, got {list(group_logits.shape)}"
+            )
         result = label_transport(group_logits, sharpness=sharpness, tolerance=tolerance, max_iter=max_iter)
         if not result.converged:
             logger.warning(
                 "Label transport of group %d: error %.3g after %d iterations is above LABEL_TRANSPORT.TOLERANCE %.3g; "
                 "its labels are used all the same.", g, result.error, result.iterations, tolerance
             )  # fmt: skip
-        labels.append(result.labels)
-    return dataclasses.replace(pseudo, labels=torch.stack(labels), centroids=())
+        results.append(result)
+    labels = dataclasses.replace(previous, labels=torch.stack([r.labels for r in results]), centroids=())
+    return labels, {
+        "transport/iterations": float(max(r.iterations for r in results)),
+        "transport/error": max(r.error for r in results),
+    }
 
 
 def check_labels(pseudo: PseudoLabels, *, min_clusters: int, previous: PseudoLabels | None = None) -> PseudoLabels:

@@ -32,7 +32,6 @@ class QueryRanks(NamedTuple):
 def evaluate_features(
     query: Tensor,
     gallery: Tensor,
-    *,
     query_pids: Tensor,
     gallery_pids: Tensor,
     query_camids: Tensor,

@@ -65,7 +65,7 @@ class LrSchedule:
         return factor
 
 
-def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer, *, iters_per_epoch: int) -> LambdaLR:
+def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer, iters_per_epoch: int) -> LambdaLR:
     """The schedule that cfg.SOLVER describes; call its `step()` after every iteration.
 
     Groups with a learning rate of their own follow the same factor, SOLVER.ETA_MIN_LR being meant for BASE_LR.

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+
+from mlt.utils import comm
 
 TEMPORARY = ".tmp"  # suffix of a file that is being written
 LAST = "last_checkpoint"  # text file with the name of the newest checkpoint, as in FastReID
@@ -23,10 +26,14 @@ def save_checkpoint(state: dict[str, Any], path: str | Path) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _write_atomically(path, lambda file: torch.save(state, file))
+
+
+def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     temporary = path.with_name(path.name + TEMPORARY)
     try:
         with open(temporary, "wb") as file:
-            torch.save(state, file)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -82,8 +89,8 @@ def _sync_folder(folder: Path) -> None:
 class Checkpointer:
     """The checkpoints of a run, named as FastReID's: model_0009.pth, model_best.pth, model_final.pth, last_checkpoint.
 
-    Only the main process makes one that writes. A state has the keys "model", "optimizer", "epoch" and what else the
-    run needs to continue; readers that want weights alone take "model".
+    A state has the keys "model", "optimizer", "epoch" and what else the run needs to continue; readers that want
+    weights alone take "model". Only the main process saves.
 
     Args:
         output_dir: folder of the run, made if missing. What a killed process left half-written is removed.
@@ -92,31 +99,21 @@ class Checkpointer:
     def __init__(self, output_dir: str | Path) -> None:
         self.output_dir = Path(output_dir)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        for stale in (*self.output_dir.glob(f"*.pth{TEMPORARY}"), *self.output_dir.glob(LAST + TEMPORARY)):
-            stale.unlink(missing_ok=True)
+        if comm.is_main():
+            for stale in (*self.output_dir.glob(f"*.pth{TEMPORARY}"), *self.output_dir.glob(LAST + TEMPORARY)):
+                stale.unlink(missing_ok=True)
 
-    def save(self, state: dict[str, Any], name: str, *, last: bool = True) -> Path:
-        """Write `name`.pth.
+    def save(self, name: str, state: dict[str, Any]) -> Path:
+        """Write `name`.pth and, once it is complete, let `last_checkpoint` name it.
 
         Args:
-            state: the checkpoint.
             name: "model_last", "model_best", "model_final", "model_0009".
-            last: let `last_checkpoint` name this file, once it is complete.
+            state: the checkpoint.
         """
         path = self.output_dir / f"{name}.pth"
         save_checkpoint(state, path)
-        if last:
-            self._write_last(path.name)
+        _write_atomically(self.output_dir / LAST, lambda file: file.write(path.name.encode()))
         return path
-
-    def _write_last(self, name: str) -> None:
-        temporary = self.output_dir / (LAST + TEMPORARY)
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(name)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.output_dir / LAST)
-        _sync_folder(self.output_dir)
 
     def last(self) -> Path | None:
         """The newest checkpoint to resume from; None when the run has not saved any.

@@ -1,48 +1,43 @@
-"""Scalars of a run: put in at every step without waiting for the GPU, written now and then to files and console."""
+"""Scalars of a run: put in at every step without waiting for the GPU, written now and then to files."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TextIO
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-logger = logging.getLogger(__name__)
+from mlt.utils import comm
 
-
-class Writer(Protocol):
-    """Takes the scalars of an iteration somewhere."""
-
-    def write(self, iteration: int, scalars: Mapping[str, float]) -> None:
-        """Args:
-        iteration: steps done.
-        scalars: name -> value.
-        """
-
-    def close(self) -> None:
-        """Finish the file."""
+METRICS = "metrics.json"
 
 
 class EventStorage:
-    """Collects scalars between two writes and hands their means to the writers.
+    """Collects scalars between two writes and writes their means.
+
+    metrics.json has one JSON object per line: "iteration" and the scalars, null for what is not finite. Files are
+    opened by the first write, and only in the main process.
 
     Args:
-        writers: empty on processes that do not write.
+        output_dir: folder of metrics.json and of TensorBoard's event files; None = nothing is written.
     """
 
-    def __init__(self, writers: tuple[Writer, ...] = ()) -> None:
-        self.writers = writers
+    def __init__(self, output_dir: str | Path | None = None) -> None:
+        self.output_dir = None if output_dir is None else Path(output_dir)
         self._values: dict[str, list[Tensor | float]] = {}
+        self._latest: dict[str, Tensor | float] = {}
+        self._start = 0
+        self._json: TextIO | None = None
+        self._tensorboard: SummaryWriter | None = None
 
     def put(self, scalars: Mapping[str, Tensor | float]) -> None:
-        """Record values; tensors stay where they are until `write`, so no GPU is waited for.
+        """Record values; tensors stay where they are until they are read, so no GPU is waited for.
 
         Args:
             scalars: name -> number or tensor of one element.
@@ -50,69 +45,72 @@ class EventStorage:
         for name, value in scalars.items():
             kept = value.detach().clone() if isinstance(value, Tensor) else value
             self._values.setdefault(name, []).append(kept)
+            self._latest[name] = kept
 
-    def write(self, iteration: int) -> dict[str, float]:
-        """Hand the mean of each scalar since the last write to the writers, and forget the values.
+    def latest(self, prefix: str = "") -> dict[str, float]:
+        """The newest value of each scalar, written or not.
 
         Args:
-            iteration: steps done, which is what a resumed run compares with.
+            prefix: only names that begin with it.
         """
-        means = {name: _mean(values) for name, values in self._values.items()}
+        return {name: float(value) for name, value in self._latest.items() if name.startswith(prefix)}
+
+    def rewind(self, iteration: int) -> None:
+        """Take back what was written for later iterations, because a resumed run writes it again.
+
+        Args:
+            iteration: steps done in the checkpoint from which the run goes on.
+        """
+        self.close()
         self._values = {}
-        if means:
-            for writer in self.writers:
-                writer.write(iteration, means)
-        return means
+        self._start = iteration
 
-    def close(self) -> None:
-        """Finish all files."""
-        for writer in self.writers:
-            writer.close()
-
-
-def _mean(values: list[Tensor | float]) -> float:
-    numbers = [v for v in values if not isinstance(v, Tensor)]
-    tensors = [v.reshape(()).double() for v in values if isinstance(v, Tensor)]
-    if tensors:
-        numbers += torch.stack(tensors).tolist()
-    return math.fsum(numbers) / len(numbers) if all(map(math.isfinite, numbers)) else math.nan
-
-
-class JsonWriter:
-    """metrics.json: one JSON object per line, with "iteration" and the scalars; what is not finite is null.
-
-    Args:
-        path: the file, appended to.
-        resume_iteration: lines of later iterations, which a resumed run writes again, and a line that a killed process
-            left unfinished are taken out; 0 = start the file anew.
-    """
-
-    def __init__(self, path: str | Path, *, resume_iteration: int = 0) -> None:
-        path = Path(path)
-        kept = [line for line in _lines(path) if _iteration(line) <= resume_iteration] if resume_iteration else []
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, path)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 closed by close()
-
-    def write(self, iteration: int, scalars: Mapping[str, float]) -> None:
-        """Append a line.
+    def write(self, iteration: int) -> None:
+        """Write the mean of each scalar since the last write, and forget the values.
 
         Args:
             iteration: steps done.
-            scalars: name -> value.
         """
-        values = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-        self._file.write(json.dumps({"iteration": iteration, **values}) + "\n")
-        self._file.flush()
+        values, self._values = self._values, {}
+        if not values or self.output_dir is None or not comm.is_main():
+            return
+        if self._json is None or self._tensorboard is None:
+            self._json, self._tensorboard = self._open(self.output_dir)
+        means = {name: _mean(numbers) for name, numbers in values.items()}
+        line = {name: value if math.isfinite(value) else None for name, value in means.items()}
+        self._json.write(json.dumps({"iteration": iteration, **line}) + "\n")
+        self._json.flush()
+        for name, value in means.items():
+            self._tensorboard.add_scalar(name, value, iteration)
+
+    def _open(self, output_dir: Path) -> tuple[TextIO, SummaryWriter]:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        path = output_dir / METRICS
+        _cut(path, self._start)
+        return path.open("a", encoding="utf-8"), SummaryWriter(str(output_dir), purge_step=self._start + 1)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Finish the files; a later write goes on with them."""
+        if self._json is not None and self._tensorboard is not None:
+            self._json.close()
+            self._tensorboard.close()
+        self._json = self._tensorboard = None
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+def _mean(values: list[Tensor | float]) -> float:
+    numbers = [value for value in values if not isinstance(value, Tensor)]
+    tensors = [value.reshape(()).double() for value in values if isinstance(value, Tensor)]
+    if tensors:
+        numbers += torch.stack(tensors).tolist()  # one wait for all of them
+    return sum(numbers) / len(numbers)
+
+
+def _cut(path: Path, iteration: int) -> None:
+    """Leave the lines up to an iteration; one that a killed process left unfinished goes too."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(line + "\n" for line in lines if _iteration(line) <= iteration), encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _iteration(line: str) -> float:
@@ -120,54 +118,3 @@ def _iteration(line: str) -> float:
         return float(json.loads(line)["iteration"])
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-class TensorboardWriter:
-    """TensorBoard event files.
-
-    Args:
-        log_dir: folder of the event files.
-        resume_iteration: TensorBoard hides what was written for later iterations.
-    """
-
-    def __init__(self, log_dir: str | Path, *, resume_iteration: int = 0) -> None:
-        purge = resume_iteration + 1 if resume_iteration else None
-        self._writer = SummaryWriter(str(log_dir), purge_step=purge)
-
-    def write(self, iteration: int, scalars: Mapping[str, float]) -> None:
-        """Add the scalars.
-
-        Args:
-            iteration: steps done.
-            scalars: name -> value.
-        """
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, iteration)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._writer.close()
-
-
-class ConsoleWriter:
-    """One log line for each write.
-
-    Args:
-        max_iteration: iterations of the run.
-    """
-
-    def __init__(self, max_iteration: int) -> None:
-        self.max_iteration = max_iteration
-
-    def write(self, iteration: int, scalars: Mapping[str, float]) -> None:
-        """Log the scalars.
-
-        Args:
-            iteration: steps done.
-            scalars: name -> value.
-        """
-        values = "  ".join(f"{name}: {value:.4g}" for name, value in scalars.items())
-        logger.info("iter %d/%d  %s", iteration, self.max_iteration, values)
-
-    def close(self) -> None:
-        """Nothing to finish."""

@@ -22,7 +22,7 @@ class _TqdmHandler(logging.Handler):
             self.handleError(record)
 
 
-def setup_logger(output_dir: str | Path | None = None, *, rank: int = 0) -> logging.Logger:
+def setup_logger(output_dir: str | Path | None = None, rank: int = 0) -> logging.Logger:
     """Set up the loggers of `mlt` and `mlt_ops`; a second call replaces what the first one set up.
 
     Args:
