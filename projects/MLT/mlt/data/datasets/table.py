@@ -1,0 +1,58 @@
+"""csv@FILE: a table of images with columns path, pid, camid, split."""
+
+from __future__ import annotations
+
+import csv
+import os
+
+from mlt.structures import UNKNOWN, ReidRecord, ReidSet
+
+COLUMNS = ("path", "pid", "camid", "split")
+SPLITS = ("train", "query", "gallery")
+
+
+def read_table(path: str) -> ReidSet:
+    """Read a CSV file whose first line names its columns.
+
+    `path` is relative to the file. `pid` and `camid` may be blank or left out: unknown. Integers >= 0 stay as they
+    are (-1 is unknown); if any value of a column is something else, all its values are numbered in the order of their
+    sorted names. `split` is "train" (also when blank or left out), "query" or "gallery". Other columns are ignored.
+
+    Args:
+        path: the CSV file, UTF-8.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no column "path", no rows, an unknown split, or a query without identity.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"csv@{path}: no such file {os.path.abspath(path)!r}")
+    with open(path, encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets put a byte-order mark first
+        reader = csv.DictReader(file, skipinitialspace=True)
+        if "path" not in (reader.fieldnames or ()):
+            raise ValueError(
+                f"csv@{path}: the first line must name the columns {','.join(COLUMNS)}, got {reader.fieldnames}"
+            )
+        rows = [{column: (row.get(column) or "").strip() for column in COLUMNS} for row in reader]
+    pids, camids = (_numbers([row[column] for row in rows]) for column in ("pid", "camid"))
+    records: dict[str, list[ReidRecord]] = {split: [] for split in SPLITS}
+    for number, (row, pid, camid) in enumerate(zip(rows, pids, camids), 1):
+        split = row["split"] or "train"
+        if not row["path"] or split not in SPLITS or (split == "query" and pid == UNKNOWN):
+            raise ValueError(
+                f"csv@{path}: row {number} after the header must have a path, a split of {', '.join(SPLITS)}, and a "
+                f"query a pid; got {row}"
+            )
+        records[split].append(ReidRecord(os.path.join(os.path.dirname(path), row["path"]), pid, camid))
+    if not rows:
+        raise ValueError(f"csv@{path} has no rows")
+    return ReidSet(f"csv@{path}", *(tuple(sorted(records[split], key=lambda r: r.path)) for split in SPLITS))
+
+
+def _numbers(values: list[str]) -> list[int]:
+    known = sorted({value for value in values if value not in ("", str(UNKNOWN))})
+    if all(value.isdecimal() for value in known):
+        numbers = {value: int(value) for value in known}
+    else:
+        numbers = {value: number for number, value in enumerate(known)}
+    return [numbers.get(value, UNKNOWN) for value in values]

@@ -1,0 +1,51 @@
+"""Every image once, for features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mlt.data.image_dataset import ImageDataset
+from mlt.data.workers import SkippedImages, batch_loader
+from mlt.structures import Batch
+
+
+class TestLoader:
+    """Every image once, in order, without random changes; each process has its contiguous share.
+
+    Args:
+        images: what to load.
+        ims_per_batch: images per step over all processes; a process gets its part, at least 1.
+        num_workers: processes that load; 0 = this one.
+        rank: this process.
+        world_size: number of processes.
+        pin_memory: page-locked batches, for copies to a GPU.
+    """
+
+    __test__ = False  # not a test, whatever pytest reads into the name
+
+    def __init__(
+        self,
+        images: ImageDataset,
+        *,
+        ims_per_batch: int,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        self.images = images
+        size = max(1, ims_per_batch // world_size)
+        first, last = (len(images) * r // world_size for r in (rank, rank + 1))
+        batches = [list(range(i, min(i + size, last))) for i in range(first, last, size)]
+        self._loader = batch_loader(images, batches, num_workers=min(num_workers, len(batches)), pin_memory=pin_memory)
+        self._skipped = SkippedImages()
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            batch["camids"] = self.images.camids[batch["indices"]]
+            batch["img_paths"] = [self.images.paths[i] for i in batch["indices"].tolist()]
+            self._skipped.report([path for path, good in zip(batch["img_paths"], batch["valid"].tolist()) if not good])
+            yield batch
