@@ -1,4 +1,4 @@
-"""The synthetic domains: layout, repeatability, repair, what can be seen from where, and that colours alone do not help."""
+"""The synthetic domains: layout, repeatability, repair, what is seen from where, and that colours alone do not help."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+
 from mlt.data.synthetic import DOMAINS, DomainSpec, render, render_domain
 from mlt.data.synthetic.identity import Fabric, Identity, Print, sample_identity
 from mlt.data.synthetic.person import Person, Pose, View
 from mlt.data.synthetic.plan import GALLERY, QUERY, TRAIN, plan_shots
-from PIL import Image
 
 NAME = re.compile(r"(-1|\d{4})_c([1-9])s1_\d{6}_\d{2}\.jpg")
 TINY = DomainSpec("station", num_train_ids=3, num_test_ids=3, images_per_id=6, num_cams=3, distractors=6, junk=4)
@@ -103,6 +104,12 @@ class TestRepeatability:
         other = read_all(render_domain(tmp_path / "other", replace(TINY, **change)).folder)
         shared = [name for name, data in read_all(tiny).items() if name.endswith(".jpg") and other.get(name) == data]
         assert shared == []
+
+    def test_every_image_has_its_own_random_numbers(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        drawn = []
+        monkeypatch.setattr(render, "shoot", lambda *args, **kwargs: drawn.append(args[2].random()) or b"")
+        render_domain(tmp_path, TINY)
+        assert len(set(drawn)) == len(drawn) == 6 * 6 + 6 + 4
 
     def test_more_persons_do_not_change_the_first_ones(self, tiny: Path, tmp_path: Path) -> None:
         more = read_all(render_domain(tmp_path / "more", replace(TINY, num_test_ids=5)).folder)
@@ -213,6 +220,12 @@ class TestAppearance:
         logo = Print("disc", (0.9, 0.9, 0.1), size=0.08, height=0.4)
         assert changed(identity, 0, front=logo) > 50
         assert changed(identity, 180, front=logo) == 0
+
+    def test_logo_turns_with_the_person(self, identity: Identity) -> None:
+        logo = replace(identity, front=Print("disc", (0.9, 0.9, 0.1), size=0.08, height=0.4))
+        for degrees in (-50, 50):
+            columns = np.nonzero((draw(identity, degrees) != draw(logo, degrees)).any(axis=2))[1]
+            assert np.sign(31.5 - columns.mean()) == np.sign(degrees)  # a positive yaw walks to the left
 
     def test_back_print_is_seen_from_behind_only(self, identity: Identity) -> None:
         figure = Print("cross", (0.9, 0.9, 0.1), size=0.1, height=0.4)

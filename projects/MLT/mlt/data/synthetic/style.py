@@ -9,7 +9,7 @@ Color = tuple[float, float, float]  # RGB, 0 to 1
 
 # How far two cameras of one domain lie apart in colour, gain, gamma and haze: 0 makes them equal.
 # Set so that a small network trained on the other domain is bad, and one trained on this domain is good.
-CAMERA_STRENGTH = 0.4
+CAMERA_STRENGTH = 0.28
 # Share of images with a person or thing in front, and with somebody else in the background.
 OCCLUDER_RATE = 0.10
 BYSTANDER_RATE = 0.15
@@ -54,8 +54,8 @@ STYLES = {
         winter=False,
         indoor=False,
         tint=(1.04, 1.0, 0.94),
-        gain=(0.95, 1.15),
-        haze=(0.0, 0.10),
+        gain=(1.0, 1.15),
+        haze=(0.0, 0.06),
         noise=(0.005, 0.015),
         blur=(0.0, 0.4),
         native=(0.9, 1.1),
@@ -65,10 +65,10 @@ STYLES = {
     "station": DomainStyle(
         winter=True,
         indoor=True,
-        tint=(0.70, 0.98, 1.04),
-        gain=(0.50, 0.72),
-        haze=(0.06, 0.20),
-        noise=(0.02, 0.045),
+        tint=(0.66, 0.97, 1.06),
+        gain=(0.48, 0.62),
+        haze=(0.12, 0.20),
+        noise=(0.02, 0.038),
         blur=(0.3, 0.8),
         native=(0.7, 0.95),
         quality=(60, 80),
