@@ -27,4 +27,5 @@ def build_model(cfg: CfgNode) -> ReidModel:
             f"MODEL.HEADS.NUM_CLASSES is {cfg.MODEL.HEADS.NUM_CLASSES}: build_model needs the number of identities in "
             f"DATASETS.NAMES {tuple(cfg.DATASETS.NAMES)}, which the trainer counts when it reads them"
         )
-    return META_ARCHS.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(cfg.MODEL.DEVICE)
+    model = META_ARCHS.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(cfg.MODEL.DEVICE)
+    return model.to(memory_format=torch.channels_last) if model.device.type == "cpu" else model

@@ -34,11 +34,6 @@ class LoadReport:
     unexpected: tuple[str, ...]
     reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
 
-    @property
-    def is_backbone_only(self) -> bool:
-        """Whether no head was loaded, as from an ImageNet file: such weights do not replace Stage I."""
-        return not any(name.removeprefix(TEACHER).startswith("heads.") for name in self.loaded)
-
     def __str__(self) -> str:
         reshaped = [f"{name} {list(a)}, here {list(b)}" for name, a, b in self.reshaped]
         rows = _listed("not in the file", self.missing) + _listed("not in the model", self.unexpected)
@@ -98,6 +93,31 @@ def load_weights(model: nn.Module, weights: str | os.PathLike[str] | Mapping[str
             if name not in fitting
         ),
     )
+
+
+def is_backbone_only(content: Mapping[str, object]) -> bool:
+    """Whether a checkpoint holds no re-ID head, as an ImageNet file: such weights do not replace Stage I.
+
+    Args:
+        content: of the file.
+
+    Raises:
+        ValueError: not a state dict.
+    """
+    return not any(key.removeprefix(TEACHER).startswith("heads.") for key in _unwrap(content, "the checkpoint"))
+
+
+def num_classes_of(content: Mapping[str, object]) -> int:
+    """Source identities that a checkpoint of ours was trained with, 0 when it does not tell.
+
+    Args:
+        content: of the file.
+
+    Raises:
+        ValueError: not a state dict.
+    """
+    state = _unwrap(content, "the checkpoint")
+    return next((len(state[key]) for key in ("memory.prototypes", "heads.weight") if key in state), 0)
 
 
 def _read(path: str) -> Mapping[str, object]:

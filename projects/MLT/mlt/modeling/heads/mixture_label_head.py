@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from yacs.config import CfgNode
 
 from mlt.config import configurable
@@ -54,7 +55,10 @@ class MixtureLabelHead(NeckHead):
         self.register_buffer("active", torch.tensor(capacities))
         self._num_active = tuple(capacities)  # `active` as Python numbers: reading the buffer would wait for the GPU
         self.register_load_state_dict_post_hook(_read_active)
-        self.projection = _build_projection(in_channels) if with_projection else None
+        self.projection: nn.Sequential | None = None
+        if with_projection:
+            self.projection = nn.Sequential(nn.Linear(in_channels, in_channels), nn.BatchNorm1d(in_channels))
+            self.reset_projection()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, in_channels: int) -> dict[str, Any]:
@@ -147,16 +151,24 @@ class MixtureLabelHead(NeckHead):
         self.active[group] = num_clusters
         self._num_active = (*self._num_active[:group], num_clusters, *self._num_active[group + 1 :])
 
+    @torch.no_grad()
+    def reset_projection(self, generator: torch.Generator | None = None) -> None:
+        """Start the memory projection again, in place.
+
+        Args:
+            generator: CPU source of the random weights, the same in every process; None = torch's own.
+        """
+        for module in () if self.projection is None else self.projection.modules():
+            if isinstance(module, nn.Linear):
+                rows = torch.empty(module.weight.shape)
+                module.weight.copy_(nn.init.kaiming_normal_(rows, mode="fan_out", generator=generator))
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, _BatchNorm):
+                module.reset_parameters()
+
 
 def _read_active(head: MixtureLabelHead, _: Any) -> None:
     """After load_state_dict: a checkpoint of larger classifiers must not count rows that are not here."""
     capacities = torch.tensor([len(weight) for weight in head.classifiers])
     head.active.copy_(torch.minimum(head.active.cpu(), capacities))
     head._num_active = tuple(head.active.tolist())
-
-
-def _build_projection(channels: int) -> nn.Sequential:
-    linear = nn.Linear(channels, channels)
-    nn.init.kaiming_normal_(linear.weight, mode="fan_out")
-    nn.init.zeros_(linear.bias)
-    return nn.Sequential(linear, nn.BatchNorm1d(channels))

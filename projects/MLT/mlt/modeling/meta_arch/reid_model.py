@@ -88,13 +88,20 @@ class ReidModel(nn.Module):
         """Where the model is."""
         return self.pixel_mean.device
 
+    @property
+    def nets(self) -> tuple[str, ...]:
+        """Names of the nets there are, the one to be used last."""
+        return ("student",) if self.teacher is None else ("student", "teacher")
+
     def preprocess(self, images: Tensor) -> Tensor:
         """Normalise images, on the model's device.
 
         Args:
             images: uint8 or float [B, 3, H, W], RGB in 0..255.
         """
-        images = images.to(self.device, non_blocking=True)
+        # a small ResNet's training step takes a sixth less CPU time with channels last (see build_model)
+        layout = torch.channels_last if self.device.type == "cpu" else torch.preserve_format
+        images = images.to(self.device, non_blocking=True, memory_format=layout)
         return torch.sub(images, self.pixel_mean).div_(self.pixel_std)
 
     def unpack(self, batch: Batch | Tensor) -> tuple[Tensor, Tensor, Tensor]:
