@@ -13,6 +13,17 @@ from mlt.registry import unknown_name
 BASE_KEY = "_BASE_"
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML in which a key that stands twice in a mapping is an error: plain YAML drops the first one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {name!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: str) -> dict[str, Any]:
     """Read a config file and, recursively, the files it names under `_BASE_` (relative to itself).
 
@@ -21,7 +32,7 @@ def read_yaml(path: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the file, or a base of it, does not exist.
-        ValueError: not valid YAML, not a mapping, or a file that is its own base.
+        ValueError: not valid YAML, not a mapping, a key given twice, or a file that is its own base.
     """
     return _read(path, ())
 
@@ -35,7 +46,7 @@ def _read(path: str, children: tuple[str, ...]) -> dict[str, Any]:
         raise FileNotFoundError(f"No config file {path!r}{wanted}, looked in {os.getcwd()}")
     with open(path, encoding="utf-8") as file:
         try:
-            tree = yaml.safe_load(file)
+            tree = yaml.load(file, _UniqueKeyLoader)  # noqa: S506, a SafeLoader
         except yaml.YAMLError as error:
             raise ValueError(f"{path} is not valid YAML: {error}") from error
     if tree is None:
@@ -56,14 +67,14 @@ def _read(path: str, children: tuple[str, ...]) -> dict[str, Any]:
 
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> None:
     for key, value in above.items():
-        if isinstance(value, dict) and isinstance(below.get(key), dict):
-            _overlay(below[key], value)
+        if isinstance(below.get(key), dict) and isinstance(value, dict | None):
+            _overlay(below[key], value or {})  # a section without keys changes nothing
         else:
             below[key] = value
 
 
 def _keys(node: YacsNode, prefix: str = "") -> list[str]:
-    found = []
+    found: list[str] = []
     for key, value in node.items():
         name = prefix + key
         found += _keys(value, name + ".") if isinstance(value, YacsNode) else [name]
@@ -85,8 +96,8 @@ class CfgNode(YacsNode):
         """
         tree = read_yaml(cfg_filename)
         self._check_keys(tree, "", f" in {cfg_filename}")
-        self._fit_values(tree, self)
         try:
+            self._fit_values(tree, self)
             self.merge_from_other_cfg(CfgNode(tree))
         except ValueError as error:
             raise ValueError(f"{cfg_filename}: {error}") from error
@@ -102,7 +113,9 @@ class CfgNode(YacsNode):
             ValueError: an odd number of words, or a value of the wrong type.
         """
         if len(cfg_list) % 2:
-            raise ValueError(f"Options come as KEY VALUE pairs, got {len(cfg_list)} words: {' '.join(map(str, cfg_list))}")
+            raise ValueError(
+                f"Options come as KEY VALUE pairs, got {len(cfg_list)} words: {' '.join(map(str, cfg_list))}"
+            )
         for key, raw in zip(cfg_list[0::2], cfg_list[1::2], strict=True):
             tree: dict[str, Any] = {}
             node = tree
@@ -111,8 +124,8 @@ class CfgNode(YacsNode):
                 node = node.setdefault(part, {})
             node[leaf] = raw
             self._check_keys(tree, "", " on the command line")
-            self._fit_values(tree, self)
             try:
+                self._fit_values(tree, self)
                 self.merge_from_other_cfg(CfgNode(tree))
             except ValueError as error:
                 raise ValueError(f"{key} {raw!r} on the command line: {error}") from error
@@ -124,27 +137,41 @@ class CfgNode(YacsNode):
             inside = any(known.startswith(name + ".") for known in root_keys)
             if not inside and name not in root_keys:
                 raise KeyError(unknown_name("config key", name, root_keys) + f" It is set{where}.")
+            if inside and value is None:
+                tree[key] = value = {}  # a section of which every key is commented out
             if inside and not isinstance(value, dict):
-                raise KeyError(f"{name}{where} is a section, not a value; its keys: "
-                               + ", ".join(k for k in root_keys if k.startswith(name + ".")))
+                keys = ", ".join(known for known in root_keys if known.startswith(name + "."))
+                raise KeyError(f"{name}{where} is a section, not a value; its keys: {keys}")
             if not inside and isinstance(value, dict):
                 raise KeyError(f"{name}{where} is a value, not a section: it has no keys {', '.join(map(str, value))}")
             if inside:
                 self._check_keys(value, name + ".", where)
 
+    @classmethod
+    def _decode_cfg_value(cls, value: Any) -> Any:
+        """For yacs: values have been read by `_fit_values`, which knows what is wanted."""
+        return cls(value) if isinstance(value, dict) else value
+
     @staticmethod
     def _fit_values(tree: dict[str, Any], like: YacsNode) -> None:
-        """Read `"(1, 2)"` as a literal, `1` as `1.0` where a float is wanted, a lone value where a tuple is."""
+        """Turn what was written into what is wanted, where that is beyond doubt; yacs refuses the rest.
+
+        `"(1, 2)"` is read as a literal unless text is wanted, `1` as `1.0` for a float, a lone value as a tuple of one.
+        """
         for key, value in tree.items():
             default = like[key]
             if isinstance(value, dict):
                 CfgNode._fit_values(value, default)
                 continue
-            value = CfgNode._decode_cfg_value(value)
+            literal = YacsNode._decode_cfg_value(value)
+            if not isinstance(default, str) or isinstance(literal, str):
+                value = literal
             if isinstance(default, float) and type(value) is int:
                 value = float(value)
             elif isinstance(default, (tuple, list)) and isinstance(value, (str, int, float)):
                 value = type(default)([value] if value != "" else [])
+            if value is None:  # yacs would take it for any type
+                raise ValueError(f'{key} is null; leave it out, or write "" or []')
             tree[key] = value
 
 

@@ -234,6 +234,8 @@ def add_mlt_config(cfg: YacsNode) -> None:
     cfg.SOLVER.RESET_PERIOD = 0
     # Subtract each camera's mean feature at test time (camera ids only); plain numbers are always shown as well.
     cfg.TEST.CAMERA_CENTERING = False
+    # --eval-only: first re-estimate BN statistics on the training images of DATASETS.TARGETS (AdaBN).
+    cfg.TEST.ADAPT_BN = False
 
     cfg.PRETRAIN = CN()
     # Stage I config; Stage I runs by itself when PRETRAIN.WEIGHTS is empty. "" = there is no Stage I.

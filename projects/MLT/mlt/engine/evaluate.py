@@ -59,4 +59,11 @@ def _evaluate_set(cfg: CfgNode, model: nn.Module, data: ReidSet) -> dict[str, di
 
 def _metrics(features: Tensor, pids: Tensor, camids: Tensor, num_query: int) -> dict[str, float]:
     q, g = slice(None, num_query), slice(num_query, None)
-    return dict(evaluate_features(features[q], features[g], pids[q], pids[g], camids[q], camids[g]))
+    return evaluate_features(
+        features[q],
+        features[g],
+        query_pids=pids[q],
+        gallery_pids=pids[g],
+        query_camids=camids[q],
+        gallery_camids=camids[g],
+    )

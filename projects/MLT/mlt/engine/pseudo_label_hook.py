@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from yacs.config import CfgNode
 
 from mlt.clustering.camera_centering import center_cameras
-from mlt.clustering.label_target import cluster_kmeans, transport_labels
+from mlt.clustering.label_target import check_labels, cluster_kmeans, transport_labels
 from mlt.clustering.quality import label_quality
 from mlt.config import configurable
 from mlt.engine.train_loop import HookBase
@@ -104,6 +104,7 @@ class PseudoLabelHook(HookBase):
         self.transport = transport or {}
         self.labels: PseudoLabels | None = None
         self.labelled_epoch = -1
+        self.quality: dict[str, float] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode, host: LabelHost) -> dict[str, Any]:
@@ -165,13 +166,12 @@ class PseudoLabelHook(HookBase):
             features = center_cameras(features, camids)
         labels: PseudoLabels | None = None
         if comm.is_main():
-            labels = cluster_kmeans(
-                features, self.num_clusters, group=self.group, seed=self.seed,
-                min_clusters=self.min_clusters, **self.kmeans,
-            )
-        self.labels = comm.broadcast_object(labels)
-        self.host.start_round(self.labels, embeddings, restart=self.restart and not first)
-        self.host.set_pseudo_labels(self.labels)
+            labels = cluster_kmeans(features, self.num_clusters, group=self.group, seed=self.seed, **self.kmeans)
+            labels = check_labels(labels, min_clusters=self.min_clusters, previous=self.labels)
+        labels, kept = comm.broadcast_object((labels, labels is self.labels))
+        if not kept:  # a collapsed clustering leaves the old one in place
+            self.host.start_round(labels, embeddings, restart=self.restart and not first)
+        self._hand_over(labels)
 
     def _transport(self, previous: PseudoLabels) -> None:
         embeddings = self.host.extract_target()
@@ -179,12 +179,14 @@ class PseudoLabelHook(HookBase):
             embeddings = normalize(embeddings)
         labels: PseudoLabels | None = None
         if comm.is_main():
-            labels, report = transport_labels(
-                self.host.classify(embeddings), previous, min_clusters=self.min_clusters, **self.transport
-            )
+            labels, report = transport_labels(self.host.classify(embeddings), previous, **self.transport)
             self.host.log(report)
-        self.labels = comm.broadcast_object(labels)
-        self.host.set_pseudo_labels(self.labels)
+            labels = check_labels(labels, min_clusters=self.min_clusters, previous=previous)
+        self._hand_over(comm.broadcast_object(labels))
+
+    def _hand_over(self, labels: PseudoLabels) -> None:
+        self.labels = labels
+        self.host.set_pseudo_labels(labels)
 
     def _log_quality(self, previous: PseudoLabels | None) -> None:
         labels = self.labels
@@ -192,8 +194,8 @@ class PseudoLabelHook(HookBase):
             return
         _, pids = self.host.target_ids()
         known = None if bool((pids == UNKNOWN).any()) else pids
-        quality = label_quality(labels.targets, known, None if previous is None else previous.targets)
-        self.host.log({f"labels/{name}": value for name, value in quality.items()})
+        self.quality = label_quality(labels.targets, known, None if previous is None else previous.targets)
+        self.host.log({f"labels/{name}": value for name, value in self.quality.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """The labels and the epoch they were made for."""
@@ -204,6 +206,7 @@ class PseudoLabelHook(HookBase):
             "num_clusters": list(self.labels.num_clusters),
             "group": self.labels.group,
             "labelled_epoch": self.labelled_epoch,
+            "quality": self.quality,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -215,3 +218,4 @@ class PseudoLabelHook(HookBase):
         if state:
             self.labels = PseudoLabels(state["labels"], tuple(state["num_clusters"]), state["group"])
             self.labelled_epoch = state["labelled_epoch"]
+            self.quality = state["quality"]

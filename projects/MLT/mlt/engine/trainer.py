@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import os
+
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 from yacs.config import CfgNode
 
+from mlt.clustering.centroids import cluster_means
 from mlt.data.build import build_test_loader, build_train_loader
 from mlt.data.datasets import merge_train, read_datasets
 from mlt.engine import hooks
@@ -21,14 +22,16 @@ from mlt.engine.evaluate import Results, evaluate
 from mlt.engine.extract import adapt_batch_norm, extract
 from mlt.engine.train_loop import HookBase, TrainLoop
 from mlt.modeling.build import build_model
+from mlt.modeling.weights import load_weights
 from mlt.registry import HOOKS
 from mlt.solver.build import build_optimizer, zero_moments
 from mlt.solver.lr_schedule import build_lr_scheduler
-from mlt.structures import PseudoLabels, ReidRecord
+from mlt.structures import Batch, PseudoLabels, ReidRecord
 from mlt.utils import comm
-from mlt.utils.checkpoint import Checkpointer
+from mlt.utils.checkpoint import Checkpointer, load_checkpoint
 from mlt.utils.events import EventStorage
 from mlt.utils.seed import rng_state, set_rng_state
+from mlt_ops import segment_mean
 
 logger = logging.getLogger(__name__)
 LOG_PERIOD = 20  # steps between written points; on CUDA also between checks for NaN, so that no step waits
@@ -38,19 +41,263 @@ class Trainer(TrainLoop):
     """Trains a meta-architecture on labelled source and unlabelled target images.
 
     Args:
-        cfg: frozen config; PRETRAIN.WEIGHTS or MODEL.WEIGHTS name what to start from.
+        cfg: config; PRETRAIN.WEIGHTS or MODEL.WEIGHTS name what to start from.
 
     Attributes:
+        cfg: as given, with the numbers that the data decide filled in.
         model: the meta-architecture, unwrapped.
+
+    Raises:
+        ValueError: no training images, or weights that do not fit.
+        FileNotFoundError: a data set or a weights file is not there.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        self.cfg = cfg
-        self.device = torch.device(cfg.MODEL.DEVICE)
         self.source = merge_train(read_datasets(cfg, cfg.DATASETS.NAMES))
         self.target = merge_train(read_datasets(cfg, cfg.DATASETS.TARGETS))
         self.test_sets = read_datasets(cfg, cfg.DATASETS.TESTS)
-        iters = cfg.SOLVER.ITERS_PER_EPOCH or math.ceil(
-            max(len(self.source), len(self.target)) / cfg.SOLVER.IMS_PER_BATCH
-        )
-        super().__init__(cfg.SOLVER.MAX_EPOCH, iters)
+        self.cfg = cfg = _fill_in(cfg, self.source, self.target)
+        super().__init__(cfg.SOLVER.MAX_EPOCH, cfg.SOLVER.ITERS_PER_EPOCH)
+        self.device = torch.device(cfg.MODEL.DEVICE)
+        self.model = build_model(cfg)
+        self._load_initial_weights()
+        self._start = {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
+        self.optimizer = build_optimizer(cfg, self.model)
+        self.scheduler = build_lr_scheduler(cfg, self.optimizer, iters_per_epoch=self.iters_per_epoch)
+        self.amp_dtype = getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
+        self.net: nn.Module = self.model
+        if comm.active():
+            self.net = DistributedDataParallel(self.model, broadcast_buffers=False)
+        self.loader = build_train_loader(cfg, self.source, self.target)
+        self.events = EventStorage(cfg.OUTPUT_DIR)
+        self.checkpointer = Checkpointer(cfg.OUTPUT_DIR)
+        self._losses: dict[str, Tensor] = {}
+        self.register_hooks(self._build_hooks())
+
+    def _build_hooks(self) -> list[HookBase]:
+        cfg = self.cfg
+        chooser = next(((s.name, self.model.nets[-1]) for s in self.test_sets if s.has_test), None)
+        evaluation = hooks.EvalHook(self.evaluate, cfg.TEST.EVAL_PERIOD, chooser)
+        checkpoints = hooks.CheckpointHook(self.save, lambda: evaluation.is_best, cfg.SOLVER.CHECKPOINT_PERIOD)
+        adapts = cfg.MODEL.META_ARCHITECTURE != "Baseline"
+        return [
+            hooks.StopOnSignal(),
+            *([HOOKS.get("PseudoLabelHook")(cfg, self)] if adapts else []),
+            hooks.PeriodicReset(lambda: zero_moments(self.optimizer), cfg.SOLVER.RESET_PERIOD),
+            hooks.BatchNormAverage(self.model),  # before evaluation: all processes must evaluate one model
+            evaluation,
+            hooks.Progress(self.events, self.summary, cfg.OUTPUT_DIR, LOG_PERIOD),
+            checkpoints,  # last: what it saves includes the evaluation, and a run killed before it redoes the epoch
+        ]
+
+    def epoch_batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The batches of an epoch from the `start`-th on.
+
+        Args:
+            epoch: epoch number.
+            start: steps of this epoch that are done already.
+        """
+        self.model.train()
+        return self.loader.epoch(epoch, start)
+
+    def run_step(self, batch: Batch) -> None:
+        """Forward, backward, optimizer, then teacher and memory.
+
+        Args:
+            batch: see mlt.structures.
+
+        Raises:
+            FloatingPointError: a loss is NaN or infinite (on CUDA noticed within LOG_PERIOD steps).
+        """
+        batch = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+            losses = self.net(batch)
+        self._watch(losses)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+        if self.cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE)
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        if self.scaler.get_scale() >= scale:  # else float16 overflowed and the step was skipped
+            self.model.after_step()
+
+    def _watch(self, losses: dict[str, Tensor]) -> None:
+        self._losses = {name: value.detach() for name, value in losses.items()}
+        self.events.put(self._losses | {"lr": self.optimizer.param_groups[0]["lr"]})
+        if self.device.type == "cpu" or self.iter % LOG_PERIOD == 0:
+            check_finite(self._losses, self.iter)
+
+    # --- what the label hook asks of its host -------------------------------------------------------------------
+
+    def extract_target(self) -> Tensor:
+        """Embeddings b [N, D] of all target images in their order, by the net that labels."""
+        return self._extract(self.target, self.model.embed)
+
+    def classify(self, embeddings: Tensor) -> tuple[Tensor, ...]:
+        """Logits [N, K_g] of each group's classifier, by the net that labels.
+
+        Args:
+            embeddings: [N, D].
+        """
+        with torch.no_grad():
+            return self.model.classify(embeddings)
+
+    def target_ids(self) -> tuple[Tensor, Tensor]:
+        """Camera ids, and the identities that only logged quality may see; int64 [N]."""
+        camids, pids = zip(*((r.camid, r.pid) for r in self.target), strict=True)
+        return torch.tensor(camids), torch.tensor(pids)
+
+    def start_round(self, labels: PseudoLabels, embeddings: Tensor, restart: bool) -> None:
+        """New clusters: optionally back to Stage I, then new classifier rows, prototypes and optimizer moments.
+
+        Args:
+            labels: the clustering.
+            embeddings: [N, D], what was clustered.
+            restart: put the nets back to the end of Stage I first.
+        """
+        if restart:
+            self.model.load_state_dict(self._start)
+            zero_moments(self.optimizer)
+        centroids: tuple[Tensor, ...] = ()
+        if self.cfg.MODEL.HEADS.INIT == "centroid":
+            centroids = cluster_means(normalize(embeddings), labels)
+        generator = torch.Generator().manual_seed(self.cfg.SEED + self.iter)
+        self.model.reset_classifiers(labels.num_clusters, centroids, generator)
+        zero_moments(self.optimizer, list(self.model.heads.classifiers))
+        if self.source and self.model.memory is not None and (restart or self.iter == 0):
+            rows = normalize(self._extract(self.source, self.model.memory_features))
+            targets = torch.tensor([r.pid for r in self.source], device=rows.device)
+            self.model.memory.set_prototypes(segment_mean(rows, targets, self.cfg.MODEL.HEADS.NUM_CLASSES)[0])
+
+    def set_pseudo_labels(self, labels: PseudoLabels) -> None:
+        """Hand labels to loader and model.
+
+        Args:
+            labels: of all target images.
+        """
+        self.loader.set_target_labels(labels.targets)
+        self.model.set_pseudo_labels(labels.labels.to(self.device), labels.group)
+
+    def log(self, values: dict[str, float]) -> None:
+        """Record numbers of this epoch.
+
+        Args:
+            values: name -> number.
+        """
+        self.events.put(values)
+        if comm.is_main():
+            logger.info("epoch %d: %s", self.epoch + 1, "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
+
+    def _extract(self, records: tuple[ReidRecord, ...], embed: Any) -> Tensor:
+        mode = self.model.training
+        self.model.eval()
+        rows = extract(embed, build_test_loader(self.cfg, records), len(records), self.device)
+        self.model.train(mode)
+        return rows
+
+    # --- evaluation, checkpoints ---------------------------------------------------------------------------------
+
+    def evaluate(self) -> Results:
+        """All nets on all test sets."""
+        results = evaluate(self.cfg, self.model, self.test_sets)
+        for name, nets in results.items():
+            self.events.put({f"{name}/{net}/{k}": v for net, row in nets.items() for k, v in row.items()})
+        return results
+
+    @property
+    def last_results(self) -> Results:
+        """The newest evaluation."""
+        return self.hooks["EvalHook"].last  # type: ignore[attr-defined]
+
+    def summary(self) -> dict[str, Any]:
+        """Last and best results and the last label quality, for results.json."""
+        hook: Any = self.hooks.get("PseudoLabelHook")
+        return self.hooks["EvalHook"].summary() | {"labels": hook.quality if hook else {}}  # type: ignore[attr-defined]
+
+    def save(self, name: str) -> None:
+        """Write OUTPUT_DIR/`name`.pth with all state. Called by every process; the main one writes.
+
+        Args:
+            name: file name without suffix.
+        """
+        check_finite(self._losses, self.iter)
+        rng = comm.gather_object(rng_state())
+        if not comm.is_main():
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "hooks": {key: hook.state_dict() for key, hook in self.hooks.items()},
+            "iteration": self.iter,
+            "epoch": self.epoch,
+            "rng": rng,
+        }
+        self.checkpointer.save(name, state)
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint in OUTPUT_DIR, if there is one."""
+        path = self.checkpointer.last()
+        if path is None:
+            logger.info("nothing to resume in %s: starting from the beginning", self.cfg.OUTPUT_DIR)
+            return
+        state = load_checkpoint(path)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        for key, hook in self.hooks.items():
+            hook.load_state_dict(state["hooks"].get(key, {}))
+        self.iter = state["iteration"]
+        self.finished = self.iter >= self.max_iter
+        if len(state["rng"]) == comm.world_size():
+            set_rng_state(state["rng"][comm.rank()])
+        else:
+            logger.warning("the run had %d processes and now has %d: not bit for bit the same from here",
+                           len(state["rng"]), comm.world_size())  # fmt: skip
+        self.events.rewind(self.iter)
+        logger.info("resumed from %s after step %d of %d", path, self.iter, self.max_iter)
+
+    def _load_initial_weights(self) -> None:
+        path = next(iter(self.cfg.PRETRAIN.WEIGHTS), self.cfg.MODEL.WEIGHTS)
+        if path:
+            logger.info("weights from %s: %s", path, load_weights(self.model, path))
+        if self.cfg.PRETRAIN.ADAPT_BN and self.target:
+            adapt_batch_norm(self.model, self.model.embed, build_test_loader(self.cfg, self.target))
+
+
+def check_finite(losses: dict[str, Any], step: int) -> None:
+    """Stop at the first loss that is no number.
+
+    Args:
+        losses: name -> scalar.
+        step: for the message.
+
+    Raises:
+        FloatingPointError: names the loss and what to try.
+    """
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name} is {float(value)} at step {step}. The last checkpoint is from before it. Try a lower "
+                "SOLVER.BASE_LR, SOLVER.CLIP_GRADIENTS.ENABLED True, or SOLVER.AMP.ENABLED False, with --resume."
+            )
+
+
+def _fill_in(cfg: CfgNode, source: tuple[ReidRecord, ...], target: tuple[ReidRecord, ...]) -> CfgNode:
+    """The cfg with the numbers that the data decide: source identities, iterations of an epoch."""
+    if not source and not target:
+        raise ValueError("DATASETS.NAMES and DATASETS.TARGETS are both empty: there is nothing to train on")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.HEADS.NUM_CLASSES = cfg.MODEL.HEADS.NUM_CLASSES or len({r.pid for r in source})
+    larger = max(len(source), len(target))
+    cfg.SOLVER.ITERS_PER_EPOCH = cfg.SOLVER.ITERS_PER_EPOCH or math.ceil(larger / cfg.SOLVER.IMS_PER_BATCH)
+    cfg.freeze()
+    return cfg

@@ -1,0 +1,102 @@
+"""Stage I by itself: train what Stage II starts from, once, and find it again."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+
+from yacs.config import CfgNode
+
+from mlt.config import get_cfg
+from mlt.engine.trainer import Trainer
+from mlt.utils import comm
+
+logger = logging.getLogger(__name__)
+# what Stage I takes over from Stage II: it must fit its network, its images and its machine
+INHERITED = ("MODEL.DEVICE", "MODEL.BACKBONE", "MODEL.BN_GROUP", "MODEL.HEADS.POOL_LAYER", "MODEL.PIXEL_MEAN",
+             "MODEL.PIXEL_STD", "INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST", "DATASETS", "DATALOADER", "TEST",
+             "PRETRAIN.TARGET_STATISTICS", "CUDNN_BENCHMARK")  # fmt: skip
+# what changes nothing in its weights, so that a run on another machine finds the same Stage I
+IGNORED = ("MODEL.DEVICE", "DATASETS.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_GB", "CUDNN_BENCHMARK", "OUTPUT_DIR")
+
+
+def pretrain_config(cfg: CfgNode, seed: int) -> CfgNode:
+    """The resolved Stage I config of a Stage II config: PRETRAIN.CONFIG_FILE, fitted to it.
+
+    Args:
+        cfg: Stage II config.
+        seed: seed of this net, one of PRETRAIN.SEEDS.
+
+    Returns:
+        A frozen tree; its OUTPUT_DIR, below Stage II's, is named by the seed and a hash of the tree, so a changed
+        recipe is trained anew and an unchanged one is found.
+    """
+    out = get_cfg()
+    out.merge_from_file(cfg.PRETRAIN.CONFIG_FILE)
+    period = out.TEST.EVAL_PERIOD
+    for key in INHERITED:
+        *parents, leaf = key.split(".")
+        here, there = out, cfg
+        for name in parents:
+            here, there = here[name], there[name]
+        here[leaf] = there[leaf].clone() if isinstance(there[leaf], CfgNode) else there[leaf]
+    out.TEST.EVAL_PERIOD = period
+    out.SEED = seed
+    if not cfg.PRETRAIN.TARGET_STATISTICS:
+        out.DATASETS.TARGETS = ()
+    # the source's own test split chooses the best epoch; the target's is only shown
+    out.DATASETS.TESTS = tuple(dict.fromkeys((*cfg.DATASETS.NAMES, *cfg.DATASETS.TESTS)))
+    if cfg.MODEL.WEIGHTS:  # a bare backbone: weights that hold more never come here
+        out.MODEL.BACKBONE.PRETRAIN, out.MODEL.BACKBONE.PRETRAIN_PATH = True, cfg.MODEL.WEIGHTS
+    out.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "pretrain", f"seed{seed}-{_fingerprint(out)}")
+    out.freeze()
+    return out
+
+
+def _fingerprint(cfg: CfgNode) -> str:
+    relevant, defaults = cfg.clone(), get_cfg()
+    for key in IGNORED:
+        node, default = relevant, defaults
+        *parents, leaf = key.split(".")
+        for name in parents:
+            node, default = node[name], default[name]
+        node[leaf] = default[leaf]
+    relevant.TEST = defaults.TEST
+    return hashlib.sha256(relevant.dump().encode()).hexdigest()[:8]
+
+
+def ensure_pretrained(cfg: CfgNode) -> list[str]:
+    """Paths of the Stage I checkpoints of a Stage II run; trains, or goes on training, those that are missing.
+
+    Args:
+        cfg: Stage II config.
+
+    Returns:
+        One path for each net: PRETRAIN.WEIGHTS, else "model_best.pth" below OUTPUT_DIR/pretrain.
+
+    Raises:
+        FileNotFoundError: a file of PRETRAIN.WEIGHTS is not there.
+    """
+    if cfg.PRETRAIN.WEIGHTS:
+        for path in cfg.PRETRAIN.WEIGHTS:
+            if not os.path.isfile(path):
+                raise FileNotFoundError(f"PRETRAIN.WEIGHTS names {path!r}, which is not there; "
+                                        "leave it empty to train Stage I")  # fmt: skip
+        return list(cfg.PRETRAIN.WEIGHTS)
+    return [_train_net(pretrain_config(cfg, seed)) for seed in cfg.PRETRAIN.SEEDS]
+
+
+def _train_net(cfg: CfgNode) -> str:
+    best, final = (os.path.join(cfg.OUTPUT_DIR, f"{name}.pth") for name in ("model_best", "model_final"))
+    if comm.broadcast_object(os.path.isfile(final) and os.path.isfile(best)):
+        logger.info("Stage I is there: %s", best)
+        return best
+    logger.info("Stage I is trained first, in %s", cfg.OUTPUT_DIR)
+    trainer = Trainer(cfg)
+    trainer.resume()
+    trainer.train()
+    if not trainer.finished:
+        raise SystemExit(143)
+    logger.info("Stage I is done: %s", best)
+    return best

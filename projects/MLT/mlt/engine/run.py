@@ -1,0 +1,146 @@
+"""The program behind tools/train_net.py: arguments, set-up, and the two jobs, training and evaluating."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+
+import torch
+from yacs.config import CfgNode
+
+from mlt.config import get_cfg
+from mlt.config.config import save_cfg
+from mlt.data.build import build_test_loader
+from mlt.data.datasets import merge_train, read_datasets
+from mlt.engine.evaluate import Results, evaluate
+from mlt.engine.extract import adapt_batch_norm
+from mlt.engine.pretrain import ensure_pretrained
+from mlt.engine.trainer import Trainer
+from mlt.evaluation.report import format_table
+from mlt.modeling.build import build_model
+from mlt.modeling.weights import is_backbone_only, load_weights, num_classes_of
+from mlt.utils import comm
+from mlt.utils.checkpoint import load_checkpoint
+from mlt.utils.log import setup_logger
+from mlt.utils.seed import seed_everything
+
+logger = logging.getLogger(__name__)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line of FastReID's tools."""
+    parser = argparse.ArgumentParser(
+        description="Train or evaluate a re-ID model.",
+        epilog="Example: tools/train_net.py --config-file configs/MLT/duke2market.yml --num-gpus 4",
+    )
+    parser.add_argument("--config-file", metavar="FILE", default="", help="YAML config")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TESTS")
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine (gloo on MODEL.DEVICE cpu)")
+    parser.add_argument("--num-machines", type=int, default=1)
+    parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
+    parser.add_argument("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values: KEY VALUE KEY VALUE ...")
+    return parser
+
+
+def load_cfg(args: argparse.Namespace) -> CfgNode:
+    """Defaults, then the file, then KEY VALUE words; frozen.
+
+    Args:
+        args: what `argument_parser` parsed.
+    """
+    cfg = get_cfg()
+    if args.config_file:
+        cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    cfg.freeze()
+    return cfg
+
+
+def run(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False) -> Results:
+    """Train (Stage I first, where it is missing) or evaluate; results also go to OUTPUT_DIR as JSON.
+
+    Args:
+        cfg: frozen config.
+        eval_only: evaluate MODEL.WEIGHTS and leave.
+        resume: go on from the last checkpoint, or start when there is none.
+
+    Returns:
+        The last evaluation, or the only one.
+
+    Raises:
+        ValueError: --eval-only without weights.
+        FileExistsError: OUTPUT_DIR holds a run and `resume` is not set.
+    """
+    _set_up(cfg, fresh=not (eval_only or resume))
+    return _evaluate_only(cfg) if eval_only else _train(cfg, resume)
+
+
+def _set_up(cfg: CfgNode, *, fresh: bool) -> None:
+    if comm.is_main():
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        if fresh and os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+            raise FileExistsError(
+                f"OUTPUT_DIR {cfg.OUTPUT_DIR} already holds a run. Add --resume to go on with it, "
+                "or choose another OUTPUT_DIR, or delete it."
+            )
+    comm.barrier()
+    setup_logger(cfg.OUTPUT_DIR, rank=comm.rank())
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    seed_everything(cfg.SEED)
+
+
+def _train(cfg: CfgNode, resume: bool) -> Results:
+    cfg = cfg.clone()
+    if cfg.PRETRAIN.CONFIG_FILE and not _skips_pretraining(cfg):
+        cfg.defrost()
+        cfg.PRETRAIN.WEIGHTS = ensure_pretrained(cfg)
+        cfg.freeze()
+        setup_logger(cfg.OUTPUT_DIR, rank=comm.rank())
+        seed_everything(cfg.SEED)
+    trainer = Trainer(cfg)
+    if comm.is_main():
+        save_cfg(trainer.cfg, os.path.join(cfg.OUTPUT_DIR, "config.yaml"))
+    if resume:
+        trainer.resume()
+    trainer.train()
+    if not trainer.finished:
+        logger.warning("stopped after step %d of %d; go on with --resume", trainer.iter, trainer.max_iter)
+        raise SystemExit(143)
+    return trainer.last_results
+
+
+def _skips_pretraining(cfg: CfgNode) -> bool:
+    """Whether MODEL.WEIGHTS is a re-ID model; a bare backbone only replaces ImageNet weights of Stage I."""
+    if not cfg.MODEL.WEIGHTS:
+        return False
+    bare = is_backbone_only(load_checkpoint(cfg.MODEL.WEIGHTS))
+    what = "a bare backbone: Stage I starts from it" if bare else "a re-ID model: Stage I is skipped"
+    logger.info("MODEL.WEIGHTS %s is %s", cfg.MODEL.WEIGHTS, what)
+    return not bare
+
+
+def _evaluate_only(cfg: CfgNode) -> Results:
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model.pth")
+    state = load_checkpoint(cfg.MODEL.WEIGHTS)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.HEADS.NUM_CLASSES = num_classes_of(state) or 1  # classifiers do not enter evaluation
+    cfg.freeze()
+    model = build_model(cfg)
+    load_weights(model, state)
+    if cfg.TEST.ADAPT_BN:
+        targets = merge_train(read_datasets(cfg, cfg.DATASETS.TARGETS))
+        adapt_batch_norm(model, model.embed, build_test_loader(cfg, targets))
+    results = evaluate(cfg, model, read_datasets(cfg, cfg.DATASETS.TESTS))
+    if comm.is_main():
+        logger.info("%s:\n%s", cfg.MODEL.WEIGHTS, format_table(results))
+        path = os.path.join(cfg.OUTPUT_DIR, "evaluation.json")
+        with open(path + ".tmp", "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=1)
+        os.replace(path + ".tmp", path)
+    return results

@@ -1,0 +1,51 @@
+#!/usr/bin/env python
+"""Train or evaluate: FastReID's command line for every method of this project.
+
+    python tools/train_net.py --config-file configs/MLT/duke2market.yml --num-gpus 4
+    python tools/train_net.py --config-file configs/MLT/duke2market.yml --eval-only MODEL.WEIGHTS model.pth
+    torchrun --nproc-per-node 4 tools/train_net.py --config-file configs/MLT/duke2market.yml
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+import mlt.components  # noqa: F401  fills the registries
+from mlt.engine.launch import launch
+from mlt.engine.run import argument_parser, load_cfg, run
+
+USER_ERRORS = (ValueError, KeyError, FileNotFoundError, FileExistsError, FloatingPointError)
+
+
+def main(args: argparse.Namespace) -> None:
+    """What every process of the run does."""
+    try:
+        run(load_cfg(args), eval_only=args.eval_only, resume=args.resume)
+    except USER_ERRORS as error:
+        _fail(error)
+
+
+def _fail(error: BaseException) -> None:
+    """One message for the reader; the traceback goes to the log file."""
+    logging.getLogger("mlt").debug("traceback", exc_info=error)
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    arguments = argument_parser().parse_args()
+    try:
+        launch(
+            main,
+            arguments.num_gpus,
+            device=load_cfg(arguments).MODEL.DEVICE,
+            num_machines=arguments.num_machines,
+            machine_rank=arguments.machine_rank,
+            dist_url=arguments.dist_url,
+            args=(arguments,),
+        )
+    except USER_ERRORS as error:
+        _fail(error)
