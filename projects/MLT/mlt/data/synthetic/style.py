@@ -7,7 +7,7 @@ from dataclasses import dataclass
 Range = tuple[float, float]
 Color = tuple[float, float, float]  # RGB, 0 to 1
 
-# How far two cameras of one domain lie apart in colour, gain, gamma and haze: 0 makes them equal.
+# How far two cameras of one domain lie apart in white balance, colour mixing and gamma: 0 makes them equal in these.
 # Set so that a small network trained on the other domain is bad, and one trained on this domain is good.
 CAMERA_STRENGTH = 0.28
 # Share of images with a person or thing in front, and with somebody else in the background.
