@@ -1,0 +1,62 @@
+"""What all tests share: hardware in the report, a device parameter, and random numbers that no test can disturb."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+import mlt_ops
+
+try:
+    import hypothesis
+except ImportError:  # the property tests skip themselves
+    pass
+else:
+    hypothesis.settings.register_profile("mlt", deadline=None, derandomize=True, database=None)
+    hypothesis.settings.load_profile("mlt")
+
+
+def pytest_report_header() -> list[str]:
+    """Say where the tests run: a CUDA test that was skipped proves nothing."""
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_name()
+    else:
+        gpu = "none, so every CUDA test is skipped"
+    return [
+        f"torch {torch.__version__}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, GPU: {gpu}",
+        mlt_ops.describe_build(),
+    ]
+
+
+@pytest.fixture(autouse=True)
+def _restore_random_state() -> Iterator[None]:
+    """Start each test from one state and leave the generators as they were."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+    yield
+    random.setstate(before[0])
+    np.random.set_state(before[1])  # noqa: NPY002
+    torch.set_rng_state(before[2])
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device in turn; CUDA is skipped where there is none."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Restore the number of threads that a test changes."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
