@@ -87,10 +87,17 @@ class Registry:
         return f"Registry({self.kind}: {', '.join(self)})"
 
 
-DATASETS = Registry("dataset", "dataset(root: str) -> ReidSet; reads the folder layout of a published set under root")
-BACKBONES = Registry("backbone", "backbone(cfg) -> Module: images [B,3,H,W] -> feature map [B,C,h,w]; attribute out_channels")
+DATASETS = Registry(
+    "dataset",
+    "dataset(root: str, *, direct: bool = False) -> ReidSet; the set below root, or root itself if direct",
+)
+BACKBONES = Registry(
+    "backbone", "backbone(cfg) -> Module: images [B,3,H,W] -> feature map [B,C,h,w]; attribute out_channels"
+)
 HEADS = Registry("head", "head(cfg, in_channels) -> Module: feature map [B,C,h,w] -> HeadOutput")
 LOSSES = Registry("loss", "loss(cfg) -> Module: (features [B,D] or logits [B,K], targets [B]) -> scalar")
 MEMORIES = Registry("memory", "memory(cfg) -> Module with buffers only; loss and update() are separate calls")
-META_ARCHS = Registry("meta-architecture", "meta_arch(cfg) -> Module: batch dict -> dict of losses (train) or features (eval)")
+META_ARCHS = Registry(
+    "meta-architecture", "meta_arch(cfg) -> Module: batch dict -> dict of losses (train) or features (eval)"
+)
 HOOKS = Registry("hook", "hook(cfg, ...) -> HookBase; called at the six moments of training")

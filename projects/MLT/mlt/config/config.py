@@ -54,15 +54,22 @@ def _read(path: str, children: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold a mapping of config keys, got {type(tree).__name__}")
     bases = tree.pop(BASE_KEY, [])
-    stage_one = (tree.get("PRETRAIN") or {}).get("CONFIG_FILE")
-    if stage_one:  # like a base, it is named relative to the file that names it
-        tree["PRETRAIN"]["CONFIG_FILE"] = os.path.normpath(os.path.join(os.path.dirname(path), stage_one))
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ValueError(f"{path}: {BASE_KEY} must be a file name or a list of them, got {bases!r}")
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        base_path = os.path.join(os.path.dirname(path), os.path.expanduser(base))
-        _overlay(merged, _read(base_path, (*children, real)))
+    for base in bases:
+        _overlay(merged, _read(_beside(path, base), (*children, real)))
+    pretrain = tree.get("PRETRAIN")
+    if isinstance(pretrain, dict) and isinstance(pretrain.get("CONFIG_FILE"), str) and pretrain["CONFIG_FILE"]:
+        pretrain["CONFIG_FILE"] = _beside(path, pretrain["CONFIG_FILE"])  # like a base
     _overlay(merged, tree)
     return merged
+
+
+def _beside(path: str, name: str) -> str:
+    """`name` relative to the folder of `path`; absolute, so that a saved config can be read from elsewhere."""
+    return os.path.abspath(os.path.join(os.path.dirname(path), os.path.expanduser(name)))
 
 
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> None:

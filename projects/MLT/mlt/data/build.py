@@ -13,7 +13,7 @@ from mlt.data.samplers import BatchPlan
 from mlt.data.test_loader import TestLoader
 from mlt.data.train_loader import TrainLoader
 from mlt.data.transforms import train_transform
-from mlt.structures import ReidRecord
+from mlt.structures import UNKNOWN, ReidRecord
 from mlt.utils import comm
 
 
@@ -36,8 +36,13 @@ def build_train_loader(
     Args:
         cfg: a tree with INPUT, DATALOADER, SOLVER, SEED.
         source_records: labelled images with pids 0 .. S-1 (`merge_train`); may be empty.
-        target_records: unlabelled images; may be empty.
+        target_records: unlabelled images, whose pids are not looked at; may be empty.
+
+    Raises:
+        ValueError: no images, or source images of which nobody knows the identities.
     """
+    if source_records and all(record.pid == UNKNOWN for record in source_records):
+        raise ValueError(f"DATASETS.NAMES {tuple(cfg.DATASETS.NAMES)} has no identities; it may go to DATASETS.TARGETS")
     source, target = (
         _train_images(cfg, r, len(source_records) + len(target_records)) for r in (source_records, target_records)
     )

@@ -101,7 +101,7 @@ class ImageDataset(Dataset[Tensor]):
         """One image, uint8 [3,H,W].
 
         Args:
-            draw: a position, or a position and the seed of its transform. Without a seed nothing is random.
+            draw: a position with the seed of its transform, or a bare position: no transform.
 
         Raises:
             OSError: the image cannot be read.
@@ -131,11 +131,11 @@ class ImageDataset(Dataset[Tensor]):
                     if self.on_bad_image == "error":
                         raise
                     valid[row] = False
-        indices = torch.tensor([d if isinstance(d, int) else d.image for d in draws], dtype=torch.int64)
+        indices = torch.tensor([d.image if isinstance(d, Draw) else d for d in draws], dtype=torch.int64)
         return {"images": images, "indices": indices, "valid": valid}
 
     def _get(self, draw: int | Draw) -> Tensor:
-        if isinstance(draw, int):
+        if not isinstance(draw, Draw):
             return self._load(draw)
         image = self._load(draw.image)
         if self.transform is None:
@@ -144,7 +144,7 @@ class ImageDataset(Dataset[Tensor]):
         return self.transform(image)
 
     def _load(self, index: int) -> Tensor:
-        cached = index < len(self._filled)
+        cached = 0 <= index < len(self._filled)
         if cached and self._filled[index]:
             return self._cache[index]
         path = self.paths[index]

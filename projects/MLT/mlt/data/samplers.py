@@ -59,9 +59,9 @@ class BatchPlan:
     world_size: int = 1
 
     def __post_init__(self) -> None:
-        if self.num_instances < 1 or self.num_batches < 0 or not 0 <= self.rank < self.world_size:
+        if self.num_instances < 1 or min(self.num_batches, self.seed) < 0 or not 0 <= self.rank < self.world_size:
             raise ValueError(
-                f"BatchPlan: wanted num_instances >= 1, num_batches >= 0, 0 <= rank < world_size; got {self}"
+                f"BatchPlan: wanted num_instances >= 1, num_batches and seed >= 0, 0 <= rank < world_size; got {self}"
             )
         unit = self.num_instances * self.world_size
         if self.ims_per_batch < unit or self.ims_per_batch % unit:

@@ -56,7 +56,7 @@ def find_layout(layouts: tuple[Layout, ...], root: str, direct: bool = False) ->
             missing = [part for part in layout.parts if not os.path.exists(os.path.join(path, part))]
             if not missing:
                 return layout, path
-            looked.append(f"  {path}: {'lacks ' + ', '.join(missing) if os.path.isdir(path) else 'no such folder'}")
+            looked.append(f"  {os.path.abspath(path)}: {'lacks ' + ', '.join(missing) if os.path.isdir(path) else 'no such folder'}")
     first = layouts[0]
     tree = "\n".join(f"  {'PATH' if direct else first.folders[0]}/{part}" for part in first.parts)
     remedy = (
@@ -88,10 +88,15 @@ def walk_images(folder: str) -> Iterator[str]:
     """Paths of the image files in a folder and all folders below, relative to it, with "/", without hidden ones.
 
     Args:
-        folder: an existing folder. Links to folders are followed.
+        folder: an existing folder. Links to folders are followed; each folder is read once.
     """
+    seen = set()  # a link may lead back to a folder above it
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        real = os.path.realpath(parent)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and real not in seen)
+        if real in seen:
+            continue
+        seen.add(real)
         below = os.path.relpath(parent, folder).replace(os.sep, "/")
         yield from (name if below == "." else f"{below}/{name}" for name in names if is_image(name))
 
