@@ -51,7 +51,7 @@ def kmeans(features: Floats, init: Floats, max_iter: int = 300) -> tuple[Integer
         init: [K, D]; the start must not let a cluster run empty.
         max_iter: iterations at most.
     """
-    centroids = init.astype(np.float64)
+    centroids: Floats = init.astype(np.float64)
     labels = np.full(len(features), -1, dtype=np.int64)
     for _ in range(max_iter):
         distance = ((features[:, None, :] - centroids[None]) ** 2).sum(axis=2)

@@ -23,10 +23,7 @@ else:
 
 def pytest_report_header() -> list[str]:
     """Say where the tests run: a CUDA test that was skipped proves nothing."""
-    if torch.cuda.is_available():
-        gpu = torch.cuda.get_device_name()
-    else:
-        gpu = "none, so every CUDA test is skipped"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none, so every CUDA test is skipped"
     return [
         f"torch {torch.__version__}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, GPU: {gpu}",
         mlt_ops.describe_build(),
@@ -55,7 +52,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 @pytest.fixture
-def two_threads() -> Iterator[None]:
+def restore_threads() -> Iterator[None]:
     """Restore the number of threads that a test changes."""
     before = torch.get_num_threads()
     yield
