@@ -51,11 +51,12 @@ def cluster_kmeans(
         logger.warning(
             "K-Means: there are only %d images, so %s clusters become %s.", len(features), num_clusters, counts
         )
-    found = [
+    runs = [
         mlt_ops.kmeans(features, k, seed=seed + g, num_restarts=num_restarts, max_iter=max_iter)
         for g, k in enumerate(counts)
     ]
-    return PseudoLabels(torch.stack([f[0].cpu() for f in found]), counts, group, tuple(f[1] for f in found))
+    labels = torch.stack([run.labels.cpu() for run in runs])
+    return PseudoLabels(labels, counts, group, tuple(run.centroids for run in runs))
 
 
 def transport_labels(

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 1 << 20  # rows that are read twice in one iteration stay in the processor's cache
+# Rows at a time: on the CPU so few that their second reading in an iteration comes from the cache.
+CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 28}
+MODERATE = 1e50  # factors up to this leave entries of A below 1e-308 without weight in any sum
 CHECK_PERIOD = 10  # iterations between two looks at the error, as in the published code
 
 
@@ -46,8 +48,8 @@ def label_transport(
 
         u_k = log r_k - logsumexp_i(M_ik + w_i),   w_i = -log N - logsumexp_k(M_ik + u_k),   M = sharpness * logits
 
-    Runs on the device of `logits`: in float64 on the CPU, on CUDA in the precision of `logits` but at least float32.
-    Needs one [N, K] matrix of that precision beside the logits, which are left as they are.
+    Runs on the device of `logits`, in float64 (an iteration is bound by memory, so that costs little on a GPU too).
+    Needs one [N, K] float64 matrix beside the logits, which are left as they are.
 
     Args:
         logits: [N, K] with N >= K, finite; any softmax normaliser in them is without effect.
@@ -63,8 +65,9 @@ def label_transport(
         Scalings absorbed into the kernel as in Schmitzer, "Stabilized Sparse Scaling Algorithms", SISC 2019, so that
         iterations are matrix-vector products and yet nothing under- or overflows.
     """
+    logits = logits.detach()
     log_prior = _check(logits, sharpness, tolerance, max_iter, prior)
-    kernel = _Kernel(logits.detach(), sharpness, log_prior)
+    kernel = _Kernel(logits, sharpness, log_prior)
     error = math.inf
     for iteration in range(max_iter):
         change = kernel.iterate()
@@ -76,7 +79,7 @@ def label_transport(
 
 
 def _check(logits: Tensor, sharpness: float, tolerance: float, max_iter: int, prior: Tensor | None) -> Tensor:
-    """Refuse what cannot be transported; returns log r [K] in the precision of the computation."""
+    """Refuse what cannot be transported; returns log r, float64 [K]."""
     if logits.dim() != 2 or logits.numel() == 0:
         raise ValueError(f"label_transport: logits must be [N, K] and not empty, got {list(logits.shape)}")
     num_images, num_classes = logits.shape
@@ -89,12 +92,11 @@ def _check(logits: Tensor, sharpness: float, tolerance: float, max_iter: int, pr
             "label_transport: wanted sharpness > 0, tolerance > 0 and max_iter >= 1, got "
             f"{sharpness}, {tolerance} and {max_iter}"
         )
-    dtype = torch.promote_types(logits.dtype, torch.float32) if logits.is_cuda else torch.float64
     if prior is None:
-        return torch.full((num_classes,), -math.log(num_classes), dtype=dtype, device=logits.device)
+        return torch.full((num_classes,), -math.log(num_classes), dtype=torch.float64, device=logits.device)
     if prior.shape != (num_classes,) or not bool((prior > 0).all()) or abs(float(prior.sum()) - 1) > 1e-4:
         raise ValueError(f"label_transport: prior must be {num_classes} positive shares that sum to 1, got {prior}")
-    return prior.to(logits.device, dtype).log()
+    return prior.to(logits.device, torch.float64).log()
 
 
 class _Kernel:
@@ -113,10 +115,7 @@ class _Kernel:
         self.columns = torch.ones_like(log_prior)
         self.rows = torch.ones_like(self.log_rows)
         self.column_sums = torch.zeros_like(log_prior)  # of A * rows, for the next iteration; 0 = A is not filled yet
-        # exp(-limit) times what underflows must vanish beside exp(-2 * limit): -745 for float64, -103 for float32
-        self.limit = 100.0 if log_prior.dtype == torch.float64 else 15.0
-        row_bytes = num_classes * self.matrix.element_size()
-        self.chunk = num_images if logits.is_cuda else max(1, CHUNK_BYTES // row_bytes)
+        self.chunk = max(1, CHUNK_BYTES[logits.device.type] // (8 * num_classes))
         # the published start: rows scaled by 1/N beside softmax(logits)^sharpness
         for part, rows in zip(logits.split(self.chunk), self.log_rows.split(self.chunk), strict=True):
             rows.copy_(torch.logsumexp(part.to(rows.dtype), dim=1).mul_(-sharpness).sub_(math.log(num_images)))
@@ -140,7 +139,7 @@ class _Kernel:
 
     def _moderate(self, factors: Tensor) -> bool:
         low, high = factors.aminmax()
-        return float(low) > math.exp(-self.limit) and float(high) < math.exp(self.limit)
+        return float(low) > 1 / MODERATE and float(high) < MODERATE
 
     def _absorb(self) -> Tensor:
         """The same iteration in the log domain, after which A holds the whole scaling."""
@@ -159,10 +158,10 @@ class _Kernel:
         return torch.expm1(before - self.log_rows).abs_()
 
     def _scaled(self, part: Tensor) -> Tensor:
-        return part.to(self.matrix.dtype) * self.sharpness
+        return part.to(torch.float64) * self.sharpness
 
     def log_scale(self) -> Tensor:
-        """u [K]"""
+        """u [K]: what is absorbed and what has come since."""
         return self.log_columns + self.columns.log()
 
     def labels(self) -> Tensor:

@@ -12,9 +12,9 @@ def label_quality(labels: Tensor, pids: Tensor | None = None, previous: Tensor |
 
     Always `clusters` (those with an image) and `outliers` (share of images labelled -1), and `size_min`, `size_median`,
     `size_max` of the clusters. With `previous`, `churn`: the share of images that are neither in the cluster matched to
-    their previous one nor outliers both times; two clusters match when each has its largest overlap with the other.
-    With `pids`, over the images that are no outliers and have a pid: `NMI`, `ARI` (scikit-learn's) and `purity`, the
-    share of images that have the commonest pid of their cluster.
+    their previous one nor outliers both times; clusters are matched one to one, the largest overlap first. With
+    `pids`, over the images that are no outliers and have a pid: `NMI`, `ARI` (scikit-learn's) and `purity`, the share
+    of images that have the commonest pid of their cluster.
 
     Args:
         labels: int64 [N], -1 for outliers.
@@ -66,9 +66,7 @@ def _churn(old: np.ndarray, new: np.ndarray) -> float:
     inside = (old >= 0) & (new >= 0)
     kept = int(((old < 0) & (new < 0)).sum())
     if inside.any():
-        old_id, new_id, overlap = _overlaps(old[inside], new[inside])
-        mutual = _is_best(old_id, overlap) & _is_best(new_id, overlap)
-        kept += int(overlap[mutual].sum())
+        kept += _matched(*_overlaps(old[inside], new[inside]))
     return 1.0 - kept / len(new)
 
 
@@ -77,6 +75,17 @@ def _overlaps(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.nda
     width = int(columns.max()) + 1
     pair, count = np.unique(rows.astype(np.int64) * width + columns, return_counts=True)
     return pair // width, pair % width, count
+
+
+def _matched(rows: np.ndarray, columns: np.ndarray, overlap: np.ndarray) -> int:
+    """Images in matched pairs. Pairs that prefer each other match, until no cluster finds a partner any more."""
+    matched = 0
+    while len(overlap):
+        chosen = _is_best(rows, overlap) & _is_best(columns, overlap)
+        matched += int(overlap[chosen].sum())
+        free = ~np.isin(rows, rows[chosen]) & ~np.isin(columns, columns[chosen])
+        rows, columns, overlap = rows[free], columns[free], overlap[free]
+    return matched
 
 
 def _is_best(ids: np.ndarray, overlap: np.ndarray) -> np.ndarray:

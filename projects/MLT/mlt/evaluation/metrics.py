@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from mlt.structures import UNKNOWN
 
-QUERY_CHUNK = 64  # fixed: another number of rows may round the products differently
+PRODUCT_CHUNK = 256  # queries in one matrix product; fixed, because another number may round differently
+RANK_CHUNK = 64  # queries ranked at a time
 LAST = torch.iinfo(torch.int64).max  # order key of what does not count
 
 
@@ -39,8 +41,8 @@ def evaluate_features(
 ) -> dict[str, float]:
     """Rank the gallery by Euclidean distance for every query and average, as FastReID reports it.
 
-    Works through QUERY_CHUNK queries at a time; one chunk needs about 30 bytes for each of its query-gallery pairs.
-    The results do not depend on how many processes or threads computed the features' rows, given equal rows.
+    Never holds Q x G: beside the features it needs G * (4 * PRODUCT_CHUNK + 30 * RANK_CHUNK) bytes. Equal features
+    give equal results, on however many processes they were extracted.
 
     Args:
         query: [Q, D], unit rows as the papers have them.
@@ -63,20 +65,18 @@ def evaluate_features(
                 f"evaluate_features: {side} features {list(features.shape)} with {len(pids)} pids and {len(camids)} "
                 "camids; wanted [N, D] with N of each, N >= 1"
             )
-        if not all(torch.isfinite(part).all() for part in features.split(4096)):
+        if not all(math.isfinite(bound) for bound in features.aminmax()):
             raise ValueError(f"evaluate_features: {side} features hold NaN or infinity")
     if query.shape[1] != gallery.shape[1]:
         raise ValueError(f"evaluate_features: query features have {query.shape[1]} numbers, gallery {gallery.shape[1]}")
-    device = gallery.device
-    gallery_ids = (gallery_pids.to(device), gallery_camids.to(device))
-    squares = torch.cat([part.square().sum(dim=1) for part in gallery.split(4096)])
-    chunks = zip(*(rows.split(QUERY_CHUNK) for rows in (query, query_pids, query_camids)), strict=True)
+    squares = torch.cat([torch.linalg.vecdot(part, part) for part in gallery.split(1024)])
+    chunks = zip(*(rows.split(PRODUCT_CHUNK) for rows in (query, query_pids, query_camids)), strict=True)
     ranks = []
     for features, pids, camids in chunks:
         # |q|^2 is the same for the whole row, so it is left out
         distance = torch.addmm(squares, features.to(gallery), gallery.t(), alpha=-2)
-        ranks.append(rank_queries(distance, pids.to(device), gallery_ids[0], camids.to(device), gallery_ids[1]))
-    return summarize(QueryRanks(*(torch.cat(field) for field in zip(*ranks, strict=True))))
+        ranks.append(rank_queries(distance, pids, gallery_pids, camids, gallery_camids))
+    return summarize(_concatenate(ranks))
 
 
 def rank_queries(
@@ -95,6 +95,18 @@ def rank_queries(
         query_camids: int64 [Q]
         gallery_camids: int64 [G]
     """
+    ids = [x.to(distance.device) for x in (query_pids, gallery_pids, query_camids, gallery_camids)]
+    chunks = zip(distance.split(RANK_CHUNK), ids[0].split(RANK_CHUNK), ids[2].split(RANK_CHUNK), strict=True)
+    return _concatenate([_rank_chunk(rows, pids, ids[1], camids, ids[3]) for rows, pids, camids in chunks])
+
+
+def _concatenate(parts: list[QueryRanks]) -> QueryRanks:
+    return QueryRanks(*(torch.cat(field) for field in zip(*parts, strict=True)))
+
+
+def _rank_chunk(
+    distance: Tensor, query_pids: Tensor, gallery_pids: Tensor, query_camids: Tensor, gallery_camids: Tensor
+) -> QueryRanks:
     num_queries = len(distance)
     same = (query_pids[:, None] == gallery_pids) & (query_pids != UNKNOWN)[:, None]
     own = same & (query_camids[:, None] == gallery_camids) & (query_camids != UNKNOWN)[:, None]
@@ -117,13 +129,15 @@ def rank_queries(
     nth = torch.arange(1, most + 1, device=row.device)
     precision = torch.where(nth <= found[:, None], nth.double() / rank, 0.0)
     last = rank.gather(1, (found - 1).clamp(min=0)[:, None])[:, 0]
-    return QueryRanks(precision.sum(dim=1) / found, found.double() / last, rank[:, 0], found > 0)
+    total = precision.cumsum(dim=1)[:, -1]  # in the order of ranks, so that the zeros behind change no bit
+    return QueryRanks(total / found, found.double() / last, rank[:, 0], found > 0)
 
 
 def _order_keys(distance: Tensor) -> Tensor:
     """int64 [Q, G] that sort as (distance, gallery index) does, so that no two are equal."""
-    keys = (distance.float() + 0.0).view(torch.int32).long()  # + 0.0 makes -0.0 and 0.0 equal
-    keys ^= (keys >> 31) & 0x7FFFFFFF  # the bits of negative floats sort backwards
+    bits = (distance.float() + 0.0).contiguous().view(torch.int32)  # + 0.0 makes -0.0 and 0.0 equal
+    bits ^= (bits >> 31) & 0x7FFFFFFF  # the bits of negative floats sort backwards
+    keys = bits.long()
     keys <<= 32
     keys |= torch.arange(keys.shape[1], device=keys.device)
     return keys
