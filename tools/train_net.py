@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Train or evaluate: FastReID's command line for every method of this project.
 
-    python tools/train_net.py --config-file configs/MLT/duke2market.yml --num-gpus 4
-    python tools/train_net.py --config-file configs/MLT/duke2market.yml --eval-only MODEL.WEIGHTS model.pth
-    torchrun --nproc-per-node 4 tools/train_net.py --config-file configs/MLT/duke2market.yml
+python tools/train_net.py --config-file configs/MLT/duke2market.yml --num-gpus 4
+python tools/train_net.py --config-file configs/MLT/duke2market.yml --eval-only MODEL.WEIGHTS model.pth
+torchrun --nproc-per-node 4 tools/train_net.py --config-file configs/MLT/duke2market.yml
 """
 
 from __future__ import annotations

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from yacs.config import CfgNode
 
 from mlt.clustering.camera_centering import center_cameras
 from mlt.data.build import build_test_loader
 from mlt.engine.extract import extract
 from mlt.evaluation.metrics import evaluate_features
+from mlt.modeling.meta_arch import ReidModel
 from mlt.structures import UNKNOWN, ReidSet
 
 logger = logging.getLogger(__name__)
 Results = dict[str, dict[str, dict[str, float]]]  # set -> net -> metric -> value
 
 
-def evaluate(cfg: CfgNode, model: nn.Module, sets: Sequence[ReidSet]) -> Results:
+def evaluate(cfg: CfgNode, model: ReidModel, sets: Sequence[ReidSet]) -> Results:
     """Evaluate every net of `model` on every set that has a query and a gallery.
 
     Args:
@@ -43,14 +45,14 @@ def evaluate(cfg: CfgNode, model: nn.Module, sets: Sequence[ReidSet]) -> Results
     return results
 
 
-def _evaluate_set(cfg: CfgNode, model: nn.Module, data: ReidSet) -> dict[str, dict[str, float]]:
+def _evaluate_set(cfg: CfgNode, model: ReidModel, data: ReidSet) -> dict[str, dict[str, float]]:
     records = data.query + data.gallery
-    device = next(model.parameters()).device
     pids = torch.tensor([r.pid for r in records])
     camids = torch.tensor([r.camid for r in records])
     rows = {}
     for net in model.nets:
-        features = extract(lambda x, net=net: model(x, net=net), build_test_loader(cfg, records), len(records), device)
+        embed = functools.partial(model.evaluate, net=net)
+        features = extract(embed, build_test_loader(cfg, records), len(records), model.device)
         rows[net] = _metrics(features, pids, camids, len(data.query))
         if cfg.TEST.CAMERA_CENTERING and not bool((camids == UNKNOWN).any()):
             rows[f"{net} centred"] = _metrics(center_cameras(features, camids), pids, camids, len(data.query))

@@ -13,7 +13,9 @@ from mlt.utils import comm
 
 
 @torch.no_grad()
-def extract(embed: Callable[[Tensor], Tensor], loader: Iterable[Batch], num_images: int, device: torch.device) -> Tensor:
+def extract(
+    embed: Callable[[Tensor], Tensor], loader: Iterable[Batch], num_images: int, device: torch.device
+) -> Tensor:
     """Run `embed` over a loader and put each row where its image belongs.
 
     The processes of a group share the work (the loader gives each its own batches) and all get all rows.
@@ -92,5 +94,7 @@ def average_batch_norm(model: nn.Module) -> None:
     Args:
         model: changed in place.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
+    norms = [
+        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
+    ]
     comm.mean_over_processes([t for m in norms for t in (m.running_mean, m.running_var) if t is not None])

@@ -121,7 +121,8 @@ class EvalHook(HookBase):
         if self.chooser is None or not (final or (self.period and (epoch + 1) % self.period == 0)):
             return
         self.last, self.last_epoch = self.evaluate(), epoch
-        if not self.best or self._metric(self.last) > self._metric(self.best):
+        name, net = self.chooser
+        if not self.best or self.last[name][net]["metric"] > self.best[name][net]["metric"]:
             self.best, self.best_epoch = self.last, epoch
         if comm.is_main():
             logger.info("after epoch %d:\n%s", epoch + 1, format_table(self.last))
@@ -130,11 +131,6 @@ class EvalHook(HookBase):
     def is_best(self) -> bool:
         """Whether the epoch that just ended is the best so far (the last one, when nothing can choose)."""
         return self.chooser is None or self.best_epoch == self.trainer.epoch
-
-    def _metric(self, results: Results) -> float:
-        assert self.chooser is not None
-        name, net = self.chooser
-        return results[name][net]["metric"]
 
     def summary(self) -> dict[str, Any]:
         """Last and best results with the epoch of each (counted from 1) and what chose the best."""
@@ -199,7 +195,9 @@ class Progress(HookBase):
         period: steps between written points.
     """
 
-    def __init__(self, events: EventStorage, summary: Callable[[], dict[str, Any]], output_dir: str, period: int) -> None:
+    def __init__(
+        self, events: EventStorage, summary: Callable[[], dict[str, Any]], output_dir: str, period: int
+    ) -> None:
         self.events = events
         self.summary = summary
         self.output_dir = output_dir

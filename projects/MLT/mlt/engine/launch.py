@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+import torch.multiprocessing.spawn as mp
 
 
 def launch(
@@ -42,8 +43,15 @@ def launch(
     """
     check_device(device, num_gpus)
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        _enter(int(os.environ.get("LOCAL_RANK", "0")), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]),
-               "env://", device, main, args)
+        _enter(
+            int(os.environ.get("LOCAL_RANK", "0")),
+            int(os.environ["RANK"]),
+            int(os.environ["WORLD_SIZE"]),
+            "env://",
+            device,
+            main,
+            args,
+        )
         return
     world = num_gpus * num_machines
     if world == 1:
@@ -54,9 +62,12 @@ def launch(
             raise ValueError("--dist-url tcp://HOST:PORT of machine 0 is needed with several machines")
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     context = mp.start_processes(
-        _spawned, (num_gpus, machine_rank, world, dist_url, device, main, args), num_gpus, join=False, start_method="spawn"
+        _spawned,
+        (num_gpus, machine_rank, world, dist_url, device, main, args),
+        num_gpus,
+        join=False,
+        start_method="spawn",
     )
-    assert context is not None  # join=False always gives one
     _join(context)
 
 
@@ -93,33 +104,38 @@ def _join(context: Any) -> None:
 
     def forward(signum: int, _frame: Any) -> None:
         for pid in context.pids():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signum)
-            except ProcessLookupError:
-                pass
 
     held = {s: signal.signal(s, forward) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         while not context.join():
             pass
     except mp.ProcessExitedException as error:
-        if error.exit_code == 128 + signal.SIGTERM:  # saved and left as asked
-            raise SystemExit(error.exit_code) from None
-        raise
+        raise SystemExit(error.exit_code) from None  # it has said why
     finally:
         for signum, handler in held.items():
             signal.signal(signum, handler)
 
 
-def _spawned(local_rank: int, num_local: int, machine_rank: int, world: int, url: str, device: str,
-             main: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _spawned(
+    local_rank: int,
+    num_local: int,
+    machine_rank: int,
+    world: int,
+    url: str,
+    device: str,
+    main: Callable[..., None],
+    args: tuple[Any, ...],
+) -> None:
     if device == "cpu":  # num_local processes share this machine's cores
         torch.set_num_threads(max(1, torch.get_num_threads() // num_local))
     _enter(local_rank, machine_rank * num_local + local_rank, world, url, device, main, args)
 
 
-def _enter(local_rank: int, rank: int, world: int, url: str, device: str,
-           main: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _enter(
+    local_rank: int, rank: int, world: int, url: str, device: str, main: Callable[..., None], args: tuple[Any, ...]
+) -> None:
     if device == "cuda":
         torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if device == "cuda" else "gloo", init_method=url, rank=rank, world_size=world)

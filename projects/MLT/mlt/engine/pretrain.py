@@ -18,7 +18,14 @@ INHERITED = ("MODEL.DEVICE", "MODEL.BACKBONE", "MODEL.BN_GROUP", "MODEL.HEADS.PO
              "MODEL.PIXEL_STD", "INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST", "DATASETS", "DATALOADER", "TEST",
              "PRETRAIN.TARGET_STATISTICS", "CUDNN_BENCHMARK")  # fmt: skip
 # what changes nothing in its weights, so that a run on another machine finds the same Stage I
-IGNORED = ("MODEL.DEVICE", "DATASETS.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_GB", "CUDNN_BENCHMARK", "OUTPUT_DIR")
+IGNORED = (
+    "MODEL.DEVICE",
+    "DATASETS.ROOT",
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.CACHE_GB",
+    "CUDNN_BENCHMARK",
+    "OUTPUT_DIR",
+)
 
 
 def pretrain_config(cfg: CfgNode, seed: int) -> CfgNode:

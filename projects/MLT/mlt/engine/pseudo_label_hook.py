@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 from yacs.config import CfgNode

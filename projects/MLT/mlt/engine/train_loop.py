@@ -96,9 +96,10 @@ class TrainLoop:
         """Run from `self.iter` to the end, or until `self.stopping` is set."""
         try:
             self._call("before_train")
-            for self.epoch in range(self.iter // self.iters_per_epoch, self.max_epoch):
+            for epoch in range(self.iter // self.iters_per_epoch, self.max_epoch):
+                self.epoch = epoch
                 self._call("before_epoch")
-                for batch in self.epoch_batches(self.epoch, self.iter % self.iters_per_epoch):
+                for batch in self.epoch_batches(epoch, self.iter % self.iters_per_epoch):
                     self._call("before_step")
                     self.run_step(batch)
                     self.iter += 1
@@ -106,7 +107,7 @@ class TrainLoop:
                     if self.stopping and self.iter % self.iters_per_epoch:
                         return
                 self._call("after_epoch")
-                if self.stopping and self.epoch + 1 < self.max_epoch:
+                if self.stopping and epoch + 1 < self.max_epoch:
                     return
             self.finished = True
         finally:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,11 +16,13 @@ from yacs.config import CfgNode
 from mlt.clustering.centroids import cluster_means
 from mlt.data.build import build_test_loader, build_train_loader
 from mlt.data.datasets import merge_train, read_datasets
+from mlt.data.image_dataset import ImageDataset
 from mlt.engine import hooks
 from mlt.engine.evaluate import Results, evaluate
 from mlt.engine.extract import adapt_batch_norm, extract
 from mlt.engine.train_loop import HookBase, TrainLoop
 from mlt.modeling.build import build_model
+from mlt.modeling.meta_arch import MixtureLabelTransport
 from mlt.modeling.weights import load_weights
 from mlt.registry import HOOKS
 from mlt.solver.build import build_optimizer, zero_moments
@@ -80,7 +81,7 @@ class Trainer(TrainLoop):
         chooser = next(((s.name, self.model.nets[-1]) for s in self.test_sets if s.has_test), None)
         evaluation = hooks.EvalHook(self.evaluate, cfg.TEST.EVAL_PERIOD, chooser)
         checkpoints = hooks.CheckpointHook(self.save, lambda: evaluation.is_best, cfg.SOLVER.CHECKPOINT_PERIOD)
-        adapts = cfg.MODEL.META_ARCHITECTURE != "Baseline"
+        adapts = isinstance(self.model, MixtureLabelTransport)
         return [
             hooks.StopOnSignal(),
             *([HOOKS.get("PseudoLabelHook")(cfg, self)] if adapts else []),
@@ -134,9 +135,16 @@ class Trainer(TrainLoop):
 
     # --- what the label hook asks of its host -------------------------------------------------------------------
 
+    @property
+    def adaptive(self) -> MixtureLabelTransport:
+        """The model, known to be one that learns from pseudo labels."""
+        if not isinstance(self.model, MixtureLabelTransport):
+            raise TypeError(f"{type(self.model).__name__} takes no pseudo labels")
+        return self.model
+
     def extract_target(self) -> Tensor:
         """Embeddings b [N, D] of all target images in their order, by the net that labels."""
-        return self._extract(self.target, self.model.embed)
+        return self._extract(self.target, self.loader.target, self.model.embed)
 
     def classify(self, embeddings: Tensor) -> tuple[Tensor, ...]:
         """Logits [N, K_g] of each group's classifier, by the net that labels.
@@ -145,7 +153,7 @@ class Trainer(TrainLoop):
             embeddings: [N, D].
         """
         with torch.no_grad():
-            return self.model.classify(embeddings)
+            return self.adaptive.classify(embeddings)
 
     def target_ids(self) -> tuple[Tensor, Tensor]:
         """Camera ids, and the identities that only logged quality may see; int64 [N]."""
@@ -167,12 +175,13 @@ class Trainer(TrainLoop):
         if self.cfg.MODEL.HEADS.INIT == "centroid":
             centroids = cluster_means(normalize(embeddings), labels)
         generator = torch.Generator().manual_seed(self.cfg.SEED + self.iter)
-        self.model.reset_classifiers(labels.num_clusters, centroids, generator)
-        zero_moments(self.optimizer, list(self.model.heads.classifiers))
-        if self.source and self.model.memory is not None and (restart or self.iter == 0):
-            rows = normalize(self._extract(self.source, self.model.memory_features))
+        self.adaptive.reset_classifiers(labels.num_clusters, centroids, generator)
+        zero_moments(self.optimizer, list(self.adaptive.heads.classifiers))
+        memory = self.adaptive.memory
+        if self.source and memory is not None and (restart or self.iter == 0):
+            rows = normalize(self._extract(self.source, self.loader.source, self.adaptive.memory_features))
             targets = torch.tensor([r.pid for r in self.source], device=rows.device)
-            self.model.memory.set_prototypes(segment_mean(rows, targets, self.cfg.MODEL.HEADS.NUM_CLASSES)[0])
+            memory.set_prototypes(segment_mean(rows, targets, self.cfg.MODEL.HEADS.NUM_CLASSES)[0])
 
     def set_pseudo_labels(self, labels: PseudoLabels) -> None:
         """Hand labels to loader and model.
@@ -181,7 +190,7 @@ class Trainer(TrainLoop):
             labels: of all target images.
         """
         self.loader.set_target_labels(labels.targets)
-        self.model.set_pseudo_labels(labels.labels.to(self.device), labels.group)
+        self.adaptive.set_pseudo_labels(labels.labels, labels.group)
 
     def log(self, values: dict[str, float]) -> None:
         """Record numbers of this epoch.
@@ -193,10 +202,12 @@ class Trainer(TrainLoop):
         if comm.is_main():
             logger.info("epoch %d: %s", self.epoch + 1, "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
 
-    def _extract(self, records: tuple[ReidRecord, ...], embed: Any) -> Tensor:
+    def _extract(
+        self, records: tuple[ReidRecord, ...], decoded: ImageDataset | None, embed: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         mode = self.model.training
         self.model.eval()
-        rows = extract(embed, build_test_loader(self.cfg, records), len(records), self.device)
+        rows = extract(embed, build_test_loader(self.cfg, records, shared=decoded), len(records), self.device)
         self.model.train(mode)
         return rows
 

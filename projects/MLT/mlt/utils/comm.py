@@ -85,7 +85,7 @@ class _GatherRows(torch.autograd.Function):
         return all_gather_rows(rows)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous().clone()
         dist.all_reduce(grad)
         return grad[rank() * ctx.num_rows : (rank() + 1) * ctx.num_rows]
