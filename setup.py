@@ -111,6 +111,10 @@ def extension() -> CppExtension | CUDAExtension:
 class BuildOps(BuildExtension):
     """Skips the extension, with a warning, where no C++ compiler is; a failing compiler still fails the build."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.force = True  # WITH_CUDA may have changed since the last build; ninja still compiles only what is new
+
     def build_extensions(self) -> None:
         compiler = os.environ.get("CXX", "cl" if os.name == "nt" else "c++").split()[0]
         if shutil.which(compiler) is None:

@@ -105,6 +105,6 @@ def _private(): ...
 def test_the_rule_itself() -> None:
     assert faults(GOOD) == []
     assert faults(GOOD.replace("b (optional)", "c"))[0].startswith("line 2: f documents")
-    assert faults(GOOD.replace("x, y: fields", "x: field"))[0].startswith("line 11: C documents")
+    assert faults(GOOD.replace("x, y: fields", "x: field"))[0].startswith("line 13: C documents")
     assert faults("def f(): ...") == ["line 1: f has no docstring"]
     assert faults("class C: ...") == ["line 1: C has no docstring"]
