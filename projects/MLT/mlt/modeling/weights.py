@@ -128,7 +128,7 @@ def _read(path: str) -> Mapping[str, object]:
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
             f"{path} is not a file of tensors only, and reading anything else could run code hidden in it. If you "
-            f"trust it, save its state dict anew with torch.save. ({str(error).splitlines()[0]})"
+            f"trust it, save its state dict anew with torch.save. ({error!s:.80})"
         ) from error
 
 

@@ -135,9 +135,9 @@ class MemoryBank(nn.Module):
             source_features: [A, C]; A may be 0.
             source_targets: int64 [A].
         """
-        self._enqueue(F.normalize(target_features.float()), target_indices)
+        self._enqueue(F.normalize(target_features.to(self.queue.dtype)), target_indices)
         if len(source_features) and self.has_prototypes:
-            self._move_prototypes(F.normalize(source_features.float()), source_targets)
+            self._move_prototypes(F.normalize(source_features.to(self.queue.dtype)), source_targets)
 
     def _enqueue(self, rows: Tensor, indices: Tensor) -> None:
         size = len(self.queue)
@@ -179,5 +179,5 @@ class MemoryBank(nn.Module):
                 f"MemoryBank: prototypes must be {list(self.prototypes.shape)} (MODEL.HEADS.NUM_CLASSES rows), "
                 f"got {list(prototypes.shape)}"
             )
-        self.prototypes.copy_(F.normalize(prototypes.float()))
+        self.prototypes.copy_(F.normalize(prototypes.to(self.prototypes)))
         self.has_prototypes.fill_(True)

@@ -92,7 +92,8 @@ class MixtureLabelTransport(ReidModel):
             group: the clustering that drives triplets and memory, 0 .. G - 1.
 
         Raises:
-            ValueError: another number of clusterings than of classifiers, or a group that is not there.
+            ValueError: another number of clusterings than of classifiers, a label without a classifier row, or a
+                group that is not there.
         """
         num_groups = len(self.heads.num_active)
         if labels.dim() != 2 or len(labels) != num_groups or labels.dtype != torch.int64:
@@ -102,6 +103,12 @@ class MixtureLabelTransport(ReidModel):
             )
         if not 0 <= group < num_groups:
             raise ValueError(f"Pseudo labels: group {group} of {num_groups}; count starts at 0")
+        for g, (row, num) in enumerate(zip(labels, self.heads.num_active, strict=True)):
+            if len(row) and int(row.max()) >= num:
+                raise ValueError(
+                    f"Pseudo labels: group {g} has label {int(row.max())} but its classifier {num} classes; "
+                    "call reset_classifiers first"
+                )
         self.labels = labels.to(self.device)
         self.group = group
 
@@ -119,8 +126,10 @@ class MixtureLabelTransport(ReidModel):
             generator: see MixtureLabelHead.reset_classifier.
 
         Raises:
-            ValueError: more clusters than rows.
+            ValueError: another number of clusterings than of classifiers, or more clusters than rows.
         """
+        if len(num_clusters) != len(self.heads.num_active):
+            raise ValueError(f"{len(num_clusters)} clusterings for {len(self.heads.num_active)} classifiers")
         for group, num in enumerate(num_clusters):
             self.heads.reset_classifier(group, num, centroids[group] if centroids else None, generator)
         if self.teacher is not None:

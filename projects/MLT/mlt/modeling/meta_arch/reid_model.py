@@ -37,7 +37,6 @@ class ReidModel(nn.Module):
 
     pixel_mean: Tensor
     pixel_std: Tensor
-
     losses: Iterable[ReidLoss]
 
     @configurable
