@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mlt.clustering.label_transport import label_transport
 from mlt.structures import PseudoLabels
 
 KMEANS = {"seed": 0, "num_restarts": 3, "max_iter": 50}
-TRANSPORT = {"sharpness": 25.0, "tolerance": 1e-2, "max_iter": 1000}
+TRANSPORT: dict[str, Any] = {"sharpness": 25.0, "tolerance": 1e-2, "max_iter": 1000}
 
 
 def blobs(num: int = 60, clusters: int = 6) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from mlt.structures import UNKNOWN
 
 PRODUCT_CHUNK = 256  # queries in one matrix product; fixed, because another number may round differently
-RANK_CHUNK = 64  # queries ranked at a time
+RANK_CHUNK = 32  # queries ranked at a time
 LAST = torch.iinfo(torch.int64).max  # order key of what does not count
 
 

@@ -1,0 +1,135 @@
+"""Checkpoints survive a killed process; damaged and foreign files are refused by name."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mlt.utils import checkpoint
+from mlt.utils.checkpoint import Checkpointer, load_checkpoint, save_checkpoint
+
+
+def state(value: int) -> dict[str, Any]:
+    return {"model": {"weight": torch.full((3,), float(value))}, "epoch": value, "metric": 0.5}
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "model.pth"
+    save_checkpoint(state(4), path)
+    loaded = load_checkpoint(path)
+    assert loaded["epoch"] == 4
+    assert torch.equal(loaded["model"]["weight"], torch.full((3,), 4.0))
+    assert [p.name for p in path.parent.iterdir()] == ["model.pth"]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.pth"
+    save_checkpoint(state(1), path)
+
+    def disk_full(obj: object, file: Any) -> None:
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(state(2), path)
+    assert load_checkpoint(path)["epoch"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pth"]
+
+
+@pytest.mark.parametrize(
+    ("moment", "epoch"),
+    [
+        ("checkpoint.torch.save = lambda obj, file: (file.write(b'half'), file.flush(), die())", 1),  # while writing
+        ("checkpoint.os.replace = lambda *paths: die()", 1),  # written, not renamed
+        ("checkpoint._write_atomically = die_at_pointer", 2),  # renamed over, last_checkpoint not written
+    ],
+    ids=["writing", "written", "renamed"],
+)
+def test_kill_at_any_moment_leaves_a_complete_last_checkpoint(tmp_path: Path, moment: str, epoch: int) -> None:
+    code = f"""
+import os, signal, torch
+from mlt.utils import checkpoint
+die = lambda: os.kill(os.getpid(), signal.SIGKILL)
+write = checkpoint._write_atomically
+def die_at_pointer(path, action):
+    die() if path.name == checkpoint.LAST else write(path, action)
+saver = checkpoint.Checkpointer({str(tmp_path)!r})
+saver.save("model_last", {{"epoch": 1}})
+{moment}
+saver.save("model_last", {{"epoch": 2}})
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    again = Checkpointer(tmp_path)
+    last = again.last()
+    assert last is not None
+    assert load_checkpoint(last)["epoch"] == epoch
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_last.pth"]
+
+
+def test_last_names_the_newest(tmp_path: Path) -> None:
+    saver = Checkpointer(tmp_path / "run")
+    assert saver.last() is None
+    for epoch, name in enumerate(("model_0000", "model_best", "model_final")):
+        saver.save(name, state(epoch))
+        assert saver.last() == tmp_path / "run" / f"{name}.pth"
+    assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_last_names_a_file_that_is_gone(tmp_path: Path) -> None:
+    saver = Checkpointer(tmp_path)
+    saver.save("model_last", state(1)).unlink()
+    with pytest.raises(FileNotFoundError, match=r"last_checkpoint names model_last\.pth, which is not in"):
+        saver.last()
+
+
+def test_other_processes_leave_temporary_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    being_written = tmp_path / "model_last.pth.tmp"
+    being_written.touch()
+    monkeypatch.setattr(checkpoint.comm, "is_main", lambda: False)
+    Checkpointer(tmp_path)
+    assert being_written.exists()
+
+
+@pytest.mark.parametrize("length", [0, 10, 600])
+def test_cut_off_file(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "model.pth"
+    save_checkpoint(state(1), path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ValueError, match=rf"model\.pth \({length} bytes\) is no checkpoint, or a damaged one"):
+        load_checkpoint(path)
+
+
+def test_text_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        load_checkpoint(path)
+
+
+class Code:
+    """An object that a checkpoint must not bring back."""
+
+
+def test_objects_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    torch.save({"model": Code()}, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match="holds Python objects.*weights_only=False"):
+        load_checkpoint(tmp_path / "model.pth")
+
+
+def test_not_a_dict(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "model.pth")
+    with pytest.raises(ValueError, match="holds a list, wanted a checkpoint"):
+        load_checkpoint(tmp_path / "model.pth")
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"No checkpoint .*nothing\.pth"):
+        load_checkpoint(tmp_path / "nothing.pth")
