@@ -190,7 +190,9 @@ class TestMixtureLabelTransport:
         teacher, student = model(images), model(images, net="student")
         assert not torch.allclose(teacher, student)
         torch.testing.assert_close(teacher, F.normalize(model.teacher(model.preprocess(images)).embeddings))
+        assert model.nets == ("student", "teacher")
         alone = mlt("MEAN_TEACHER.ENABLED", False).eval()
+        assert alone.nets == ("student",)
         assert torch.equal(alone(images), alone(images, net="student"))
         with pytest.raises(ValueError, match="one of teacher, student, got 'pupil'"):
             model(images, net="pupil")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import pytest
 import torch
 import torchvision
@@ -126,25 +124,18 @@ def test_counters_of_old_files_may_be_missing():
 
 class TestErrors:
     def test_no_file(self):
-        with pytest.raises(FileNotFoundError, match="No weights file 'nowhere"):
+        with pytest.raises(FileNotFoundError, match="No checkpoint 'nowhere"):
             load_weights(ResNet(10, 8), "nowhere.pth")
 
     def test_nothing_fits(self, model_of):
         with pytest.raises(ValueError, match=r"it has backbone\.a, .*the model has backbone\.conv1\.weight"):
             load_weights(model_of(*BASELINE), {"a": torch.zeros(1), "b": torch.zeros(1)})
 
-    def test_other_content(self, tmp_path):
-        torch.save([1, 2], tmp_path / "list.pth")
-        with pytest.raises(ValueError, match="holds a list, wanted a state dict"):
-            load_weights(ResNet(10, 8), tmp_path / "list.pth")
+    def test_no_tensor(self):
+        with pytest.raises(ValueError, match="it has no tensors"):
+            load_weights(ResNet(10, 8), {"model": {}})
 
-    @pytest.mark.parametrize("content", [b"not a checkpoint", b"", pickle.dumps(nn.Linear, protocol=2)])
-    def test_unreadable(self, tmp_path, content):
-        (tmp_path / "bad.pth").write_bytes(content)
-        with pytest.raises(ValueError, match=r"bad\.pth is not a file of tensors only"):
-            load_weights(ResNet(10, 8), tmp_path / "bad.pth")
-
-    def test_pickled_objects_are_not_run(self, tmp_path):
+    def test_objects_are_not_loaded(self, tmp_path):
         torch.save({"model": ResNet(10, 8)}, tmp_path / "object.pth")
         with pytest.raises(ValueError, match="could run code"):
             load_weights(ResNet(10, 8), tmp_path / "object.pth")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from tabulate import tabulate
 from torch import Tensor, nn
+
+from mlt.utils.checkpoint import load_checkpoint
 
 State = dict[str, Tensor]
 WRAPPERS = ("model", "state_dict")  # keys under which checkpoints hold the state: ours and fast-reid's; peers'
@@ -71,7 +71,7 @@ def load_weights(model: nn.Module, weights: str | os.PathLike[str] | Mapping[str
         ValueError: not a checkpoint of tensors, or nothing in it fits the model.
     """
     where = "the given state" if isinstance(weights, Mapping) else os.fspath(weights)
-    content = weights if isinstance(weights, Mapping) else _read(where)
+    content = weights if isinstance(weights, Mapping) else load_checkpoint(where)
     wanted = model.state_dict()
     offered = _match_nets(_unwrap(content, where), wanted)
     names = _match_batch_norms(offered, wanted)
@@ -118,18 +118,6 @@ def num_classes_of(content: Mapping[str, object]) -> int:
     """
     state = _unwrap(content, "the checkpoint")
     return next((len(state[key]) for key in ("memory.prototypes", "heads.weight") if key in state), 0)
-
-
-def _read(path: str) -> Mapping[str, object]:
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"No weights file {path!r}, looked in {os.getcwd()}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} is not a file of tensors only, and reading anything else could run code hidden in it. If you "
-            f"trust it, save its state dict anew with torch.save. ({error!s:.80})"
-        ) from error
 
 
 def _unwrap(content: object, where: str) -> State:
