@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from mlt.modeling.meta_arch import ReidModel
 from mlt.structures import Batch
 from mlt.utils import comm
 
@@ -56,35 +59,39 @@ def extract(
 
 
 @torch.no_grad()
-def adapt_batch_norm(model: nn.Module, forward: Callable[[Tensor], object], loader: Iterable[Batch]) -> None:
-    """Re-estimate the running BN statistics as the plain mean over the batches of a loader (AdaBN; Li et al., 2016).
+def adapt_batch_norm(model: ReidModel, loader: Iterable[Batch]) -> None:
+    """Re-estimate the BN statistics that evaluation uses as the plain mean over batches (AdaBN; Li et al., 2016).
+
+    Every net of the model is adapted. Only norms that evaluation passes through change: with DSBN the target's see all
+    rows and the source's stay. A last batch that is smaller than the others is left out.
 
     Args:
-        model: its BatchNorm layers are changed in place; weights are not.
-        forward: runs uint8 images through the layers to adapt; called with `model` in train mode.
+        model: its running BN statistics are changed in place; weights and modes are not.
         loader: batches with "images" of the new domain.
 
     Raises:
         ValueError: the loader is empty.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    modes = {m: m.training for m in model.modules()}
-    momenta = [m.momentum for m in norms]
-    device = next(model.parameters()).device
-    model.train()
+    norms = _batch_norms(model)
+    modes = {module: module.training for module in model.modules()}
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
     for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative mean
-    num_batches = 0
+        norm.train()
+        norm.momentum = None  # mean of all batches since the counter was zero
+        norm.num_batches_tracked.zero_()
+    rows = 0
     for batch in loader:
-        forward(batch["images"].to(device))
-        num_batches += 1
+        if len(batch["images"]) >= rows:
+            rows = len(batch["images"])
+            for net in model.nets:
+                model.embed(batch["images"], net)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     for module, mode in modes.items():
         module.training = mode
-    if not num_batches:
-        raise ValueError("adapt_batch_norm: the loader gave no batch; is the target set empty?")
+    if not rows:
+        raise ValueError("adapt_batch_norm: the loader gave no batch; set DATASETS.TARGETS")
     average_batch_norm(model)
 
 
@@ -94,7 +101,9 @@ def average_batch_norm(model: nn.Module) -> None:
     Args:
         model: changed in place.
     """
-    norms = [
-        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
-    ]
-    comm.mean_over_processes([t for m in norms for t in (m.running_mean, m.running_var) if t is not None])
+    comm.mean_over_processes([t for m in _batch_norms(model) for t in (m.running_mean, m.running_var)])
+
+
+def _batch_norms(model: nn.Module) -> list[Any]:
+    """Batch norms with running statistics; Any, because torch declares these as possibly None."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]

@@ -135,7 +135,7 @@ def _evaluate_only(cfg: CfgNode) -> Results:
     load_weights(model, state)
     if cfg.TEST.ADAPT_BN:
         targets = merge_train(read_datasets(cfg, cfg.DATASETS.TARGETS))
-        adapt_batch_norm(model, model.embed, build_test_loader(cfg, targets))
+        adapt_batch_norm(model, build_test_loader(cfg, targets))
     results = evaluate(cfg, model, read_datasets(cfg, cfg.DATASETS.TESTS))
     if comm.is_main():
         logger.info("%s:\n%s", cfg.MODEL.WEIGHTS, format_table(results))

@@ -280,7 +280,7 @@ class Trainer(TrainLoop):
         if path:
             logger.info("weights from %s: %s", path, load_weights(self.model, path))
         if self.cfg.PRETRAIN.ADAPT_BN and self.target:
-            adapt_batch_norm(self.model, self.model.embed, build_test_loader(self.cfg, self.target))
+            adapt_batch_norm(self.model, build_test_loader(self.cfg, self.target))
 
 
 def check_finite(losses: dict[str, Any], step: int) -> None:
