@@ -42,7 +42,7 @@ def undocumented(source: str) -> list[str]:
 
 
 def leaves(cfg: CfgNode, prefix: str = "") -> list[str]:
-    names = []
+    names: list[str] = []
     for key, value in cfg.items():
         names += leaves(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
     return names

@@ -69,7 +69,8 @@ def test_stage_one_config_is_named_beside_its_file_and_survives_saving(tmp_path:
     config = write(tmp_path, "sub/top.yml", "PRETRAIN: {CONFIG_FILE: ../pretrain.yml}")
     cfg = get_cfg()
     cfg.merge_from_file(config)
-    assert cfg.PRETRAIN.CONFIG_FILE == str(tmp_path / "pretrain.yml")
+    found: str = cfg.PRETRAIN.CONFIG_FILE
+    assert found == str(tmp_path / "pretrain.yml")
     (tmp_path / "logs").mkdir()
     save_cfg(cfg, str(tmp_path / "logs/config.yaml"))
     again = get_cfg()

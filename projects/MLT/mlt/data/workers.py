@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ def batch_loader(
 ) -> DataLoader[Any]:
     """A DataLoader over whole batches: `images.__getitems__(chosen)` for each `chosen` of `batches`.
 
-    Workers are forked where the system can: they then share the cache of decoded images and start at once.
+    Workers are forked where the system can: they then share the cache of decoded images and start at once. No global
+    random number is drawn, so that a resumed run goes on with the numbers of an uninterrupted one.
 
     Args:
         images: a data set with `__getitems__`.
@@ -51,6 +53,7 @@ def batch_loader(
         collate_fn=_as_is,
         pin_memory=pin_memory,
         persistent_workers=persistent and num_workers > 0,
+        generator=torch.Generator(),  # of the workers' seeds, which nobody uses
         multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
     )
 

@@ -56,7 +56,8 @@ def find_layout(layouts: tuple[Layout, ...], root: str, direct: bool = False) ->
             missing = [part for part in layout.parts if not os.path.exists(os.path.join(path, part))]
             if not missing:
                 return layout, path
-            looked.append(f"  {os.path.abspath(path)}: {'lacks ' + ', '.join(missing) if os.path.isdir(path) else 'no such folder'}")
+            why = f"lacks {', '.join(missing)}" if os.path.isdir(path) else "no such folder"
+            looked.append(f"  {os.path.abspath(path)}: {why}")
     first = layouts[0]
     tree = "\n".join(f"  {'PATH' if direct else first.folders[0]}/{part}" for part in first.parts)
     remedy = (

@@ -1,0 +1,358 @@
+"""Batches end to end: layout, the same for any number of workers and processes, labels that stay where they belong."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mlt.config import CfgNode, get_cfg
+from mlt.data.build import build_test_loader, build_train_loader, iters_per_epoch
+from mlt.data.image_dataset import GREY, ImageDataset
+from mlt.data.samplers import BatchPlan
+from mlt.data.test_loader import TestLoader
+from mlt.data.train_loader import TrainLoader, substitutes
+from mlt.data.transforms import build_train_transform
+from mlt.structures import SOURCE, TARGET, UNKNOWN, Batch, ReidRecord
+
+SIZE = (16, 8)
+CHANGE = build_train_transform(SIZE, padding=3, erase=0.5)
+PLAN = BatchPlan(ims_per_batch=8, num_batches=5, num_instances=2, seed=1)
+TENSORS = ("images", "targets", "camids", "domains", "indices")
+Records = tuple[ReidRecord, ...]
+
+
+def images_of(records: Records, on_bad_image: str = "error", cache_gb: float = 0.0) -> ImageDataset:
+    return ImageDataset(records, size=SIZE, transform=CHANGE, on_bad_image=on_bad_image, cache_gb=cache_gb)
+
+
+def pids(records: Records) -> Tensor:
+    return torch.tensor([record.pid for record in records])
+
+
+def joint(records: Records, plan: BatchPlan = PLAN, num_workers: int = 0, cache_gb: float = 0.0) -> TrainLoader:
+    source, target = records[:20], records[20:]
+    return TrainLoader(
+        images_of(source, cache_gb=cache_gb),
+        images_of(target, cache_gb=cache_gb),
+        source_targets=pids(source),
+        plan=plan,
+        num_workers=num_workers,
+    )
+
+
+def same(one: list[Batch], other: list[Batch]) -> bool:
+    return len(one) == len(other) and all(
+        a["img_paths"] == b["img_paths"] and all(torch.equal(a[key], b[key]) for key in TENSORS)
+        for a, b in zip(one, other)
+    )
+
+
+# --- the train loader
+
+
+def test_joint_batches(records: Records) -> None:
+    loader = joint(records)
+    batches = list(loader.epoch(0))
+    assert len(batches) == len(loader) == 5
+    for batch in batches:
+        assert sorted(batch) == sorted([*TENSORS, "img_paths"])
+        assert batch["images"].shape == (16, 3, *SIZE)
+        assert batch["images"].dtype == torch.uint8
+        assert all(batch[key].dtype == torch.int64 and batch[key].shape == (16,) for key in TENSORS[1:])
+        assert batch["domains"].tolist() == [SOURCE] * 8 + [TARGET] * 8
+        for row, index in enumerate(batch["indices"].tolist()):
+            record = records[index if row < 8 else 20 + index]
+            assert batch["img_paths"][row] == record.path
+            assert batch["camids"][row] == record.camid
+            assert batch["targets"][row] == (record.pid if row < 8 else UNKNOWN)
+        assert (batch["targets"][0:8:2] == batch["targets"][1:8:2]).all()
+
+
+def test_pixels_are_those_of_the_index(records: Records) -> None:
+    plain = ImageDataset(records, size=SIZE)
+    loader = TrainLoader(plain, None, source_targets=pids(records), plan=PLAN)
+    for batch in loader.epoch(0):
+        assert len(batch["images"]) == 8
+        assert torch.equal(batch["images"], torch.stack([plain[int(i)] for i in batch["indices"]]))
+
+
+def test_target_labels_serve_from_the_next_epoch_on(records: Records) -> None:
+    loader = joint(records)
+    num_target = len(records) - 20
+    running = loader.epoch(0)
+    next(running)
+    labels = torch.arange(num_target) % 5
+    labels[:3] = -1
+    loader.set_target_labels(labels)
+    assert all((batch["targets"][8:] == UNKNOWN).all() for batch in running)
+    first = list(loader.epoch(1))
+    labels_given = labels.clone()
+    labels[:] = 0  # the caller's tensor is the caller's
+    for batch in [*first, *loader.epoch(2)]:
+        assert torch.equal(batch["targets"][8:], labels_given[batch["indices"][8:]])
+        assert (batch["targets"][8:] >= 0).all()
+        assert (batch["targets"][8::2] == batch["targets"][9::2]).all()
+        assert len(batch["targets"][8:].unique()) == 4
+
+
+@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
+def test_same_batches_for_any_number_of_workers_over_epochs(records: Records, cache_gb: float) -> None:
+    here, there = joint(records), joint(records, num_workers=2, cache_gb=cache_gb)
+    labels = torch.arange(len(records) - 20) // 3
+    for epoch in range(3):
+        if epoch == 1:
+            here.set_target_labels(labels)
+            there.set_target_labels(labels)
+        wanted = list(here.epoch(epoch))
+        assert same(list(there.epoch(epoch)), wanted)
+        assert same(list(there.epoch(epoch, start=3)), wanted[3:])
+    abandoned = there.epoch(0)
+    next(abandoned)
+    assert same(list(there.epoch(2)), wanted)
+
+
+def test_forked_workers_fill_the_cache_for_all(records: Records) -> None:
+    loader = joint(records, replace(PLAN, num_batches=20), num_workers=2, cache_gb=1.0)
+    list(loader.epoch(0))
+    assert loader.target is not None
+    assert loader.target._filled.bool().any()
+
+
+def test_ranks_share_each_global_batch(records: Records) -> None:
+    whole = list(joint(records).epoch(4))
+    parts = [list(joint(records, replace(PLAN, rank=rank, world_size=2)).epoch(4)) for rank in range(2)]
+    for batch, one, other in zip(whole, *parts):
+        for key in TENSORS:
+            source, target = ((a, b) for a, b in zip(one[key].chunk(2), other[key].chunk(2)))
+            assert torch.equal(batch[key], torch.cat([*source, *target]))
+
+
+def test_target_identities_reach_no_batch(records: Records) -> None:
+    """The whole point of unsupervised adaptation: shuffle the truth and nothing may change."""
+    cfg = small_config()
+    truth = [record.pid for record in records[20:]]
+    random.Random(0).shuffle(truth)
+    shuffled = tuple(replace(record, pid=pid) for record, pid in zip(records[20:], truth))
+    blind = tuple(replace(record, pid=UNKNOWN) for record in records[20:])
+    runs = []
+    for target in (records[20:], shuffled, blind):
+        loader = build_train_loader(cfg, records[:20], target)
+        first = list(loader.epoch(0))
+        loader.set_target_labels(torch.arange(len(target)) // 3)
+        runs.append(first + list(loader.epoch(1)))
+    assert same(runs[0], runs[1])
+    assert same(runs[0], runs[2])
+
+
+def test_global_random_numbers_are_not_disturbed(records: Records) -> None:
+    loader = joint(records)
+    before = torch.get_rng_state()
+    for _ in loader.epoch(0):
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_source_and_target_do_not_draw_in_step(records: Records) -> None:
+    loader = TrainLoader(images_of(records), images_of(records), plan=PLAN)
+    batch = next(loader.epoch(0))
+    assert batch["indices"][:8].tolist() != batch["indices"][8:].tolist()
+
+
+def test_errors_of_the_train_loader(records: Records) -> None:
+    with pytest.raises(ValueError, match="neither source nor target images"):
+        TrainLoader(None, None, plan=PLAN)
+    with pytest.raises(
+        ValueError, match=r"source labels must be int64 \[3\], one for each image; got torch.int64 \[2\]"
+    ):
+        TrainLoader(images_of(records[:3]), None, source_targets=torch.tensor([0, 1]), plan=PLAN)
+    with pytest.raises(ValueError, match="1 identities with images, but a batch needs 4"):
+        TrainLoader(images_of(records[:2]), None, source_targets=pids(records[:2]), plan=PLAN)
+    loader = joint(records)
+    with pytest.raises(ValueError, match=r"target labels must be int64 .*got torch.float32"):
+        loader.set_target_labels(torch.zeros(len(records) - 20))
+    with pytest.raises(ValueError, match="3 identities with images, but a batch needs 4"):
+        loader.set_target_labels(torch.arange(len(records) - 20) % 3)
+    list(loader.epoch(0))  # the labels before are still in force
+    with pytest.raises(ValueError, match="no target images to label"):
+        TrainLoader(images_of(records), None, plan=PLAN).set_target_labels(torch.zeros(3))
+
+
+# --- broken images
+
+
+@pytest.fixture
+def damaged(records: Records, tmp_path: Path) -> Records:
+    """Identity 1 lacks one of its pictures, identity 2 all."""
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no picture")
+    lost = [i for i, r in enumerate(records) if r.pid == 2] + [next(i for i, r in enumerate(records) if r.pid == 1)]
+    return tuple(
+        replace(r, path=f"{bad}{i}" if i not in lost[:1] else str(bad)) if i in lost else r
+        for i, r in enumerate(records)
+    )
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_broken_image_stops_training_with_its_name(damaged: Records, num_workers: int) -> None:
+    loader = TrainLoader(
+        images_of(damaged),
+        None,
+        source_targets=pids(damaged),
+        plan=replace(PLAN, num_batches=30),
+        num_workers=num_workers,
+    )
+    with pytest.raises(OSError, match=r"Cannot read image '.*bad.jpg.*ON_BAD_IMAGE skip"):
+        list(loader.epoch(0))
+
+
+def test_a_skipped_image_is_replaced_within_its_batch(damaged: Records, caplog: pytest.LogCaptureFixture) -> None:
+    plan = replace(PLAN, num_batches=20)
+    loader = TrainLoader(images_of(damaged, "skip"), None, source_targets=pids(damaged), plan=plan)
+    clean = TrainLoader(images_of(damaged, "skip"), None, source_targets=pids(damaged), plan=plan)
+    with caplog.at_level(logging.WARNING):
+        batches = list(loader.epoch(0))
+    asked = [[draw.image for draw in chosen] for chosen in clean._domains[SOURCE].sampler.batches(0)]
+    replaced = 0
+    for batch, wanted in zip(batches, asked):
+        assert "valid" not in batch
+        assert not any("bad" in path for path in batch["img_paths"])
+        assert torch.equal(batch["targets"], pids(damaged)[batch["indices"]])
+        assert 2 not in batch["targets"]
+        assert not (batch["images"] == GREY).flatten(1).all(1).any()
+        for row, (index, old) in enumerate(zip(batch["indices"].tolist(), wanted)):
+            if index != old:
+                replaced += 1
+                if damaged[old].pid == 1:
+                    assert damaged[index].pid == 1
+                other = wanted.index(index)
+                assert torch.equal(batch["images"][row], batch["images"][other])
+    assert replaced > 10
+    told = [r.getMessage() for r in caplog.records]
+    assert len(told) == len(set(told)) == sum("bad" in r.path for r in damaged)
+    assert "ON_BAD_IMAGE error tells why" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("valid", "rows"),
+    [
+        ([1, 1, 1, 1], [0, 1, 2, 3]),
+        ([0, 1, 1, 1], [1, 1, 2, 3]),
+        ([1, 0, 1, 1], [0, 0, 2, 3]),
+        ([0, 0, 1, 1], [2, 2, 2, 3]),
+        ([1, 1, 0, 0], [0, 1, 0, 0]),
+        ([0, 0, 0, 1], [3, 3, 3, 3]),
+    ],
+)
+def test_substitutes(valid: list[int], rows: list[int]) -> None:
+    assert substitutes(torch.tensor(valid).bool(), 2).tolist() == rows
+
+
+def test_a_batch_without_any_image() -> None:
+    with pytest.raises(OSError, match="No image of a whole batch can be read"):
+        substitutes(torch.zeros(4).bool(), 2)
+
+
+# --- the test loader
+
+
+def gather(loaders: list[TestLoader]) -> Iterator[tuple[int, str, Tensor]]:
+    for loader in loaders:
+        for batch in loader:
+            yield from zip(batch["indices"].tolist(), batch["img_paths"], batch["images"])
+
+
+@pytest.mark.parametrize(("world", "num_workers"), [(1, 0), (1, 2), (3, 0)])
+def test_every_image_once_in_order(records: Records, world: int, num_workers: int) -> None:
+    images = ImageDataset(records, size=SIZE)
+    loaders = [
+        TestLoader(images, ims_per_batch=12, num_workers=num_workers, rank=rank, world_size=world)
+        for rank in range(world)
+    ]
+    rows = list(gather(loaders))
+    assert [index for index, _, _ in rows] == list(range(len(records)))
+    assert [path for _, path, _ in rows] == [r.path for r in records]
+    assert torch.equal(
+        torch.stack([image for _, _, image in rows]), torch.stack([images[i] for i in range(len(images))])
+    )
+    batch = next(iter(loaders[0]))
+    assert len(batch["images"]) == 12 // world
+    assert batch["camids"].tolist() == [r.camid for r in records[: 12 // world]]
+    assert sum(map(len, loaders)) == sum(1 for loader in loaders for _ in loader)
+
+
+def test_more_processes_than_images(records: Records) -> None:
+    images = ImageDataset(records[:2], size=SIZE)
+    loaders = [TestLoader(images, ims_per_batch=1, rank=rank, world_size=4) for rank in range(4)]
+    assert [index for index, _, _ in gather(loaders)] == [0, 1]
+    assert list(TestLoader(ImageDataset((), size=SIZE), ims_per_batch=4, num_workers=2)) == []
+
+
+def test_a_skipped_image_keeps_its_row(damaged: Records, caplog: pytest.LogCaptureFixture) -> None:
+    loader = TestLoader(ImageDataset(damaged, size=SIZE, on_bad_image="skip"), ims_per_batch=16)
+    with caplog.at_level(logging.WARNING):
+        batches = [*loader, *loader]
+    valid = torch.cat([batch["valid"] for batch in batches[: len(loader)]])
+    assert valid.tolist() == ["bad" not in r.path for r in damaged]
+    assert len(caplog.records) == int((~valid).sum())
+
+
+# --- from a config
+
+
+def small_config() -> CfgNode:
+    cfg = get_cfg()
+    cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = list(SIZE)
+    cfg.INPUT.REA.ENABLED = True
+    cfg.SOLVER.IMS_PER_BATCH, cfg.TEST.IMS_PER_BATCH = 8, 16
+    cfg.DATALOADER.NUM_INSTANCE, cfg.DATALOADER.NUM_WORKERS = 2, 0
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def test_iterations_of_an_epoch() -> None:
+    cfg = small_config()
+    assert [iters_per_epoch(cfg, *n) for n in ((80, 7), (7, 81), (0, 3))] == [10, 11, 1]
+    cfg.SOLVER.ITERS_PER_EPOCH = 4
+    assert iters_per_epoch(cfg, 80, 7) == 4
+
+
+def test_build_train_loader(records: Records) -> None:
+    cfg = small_config()
+    loader = build_train_loader(cfg, records, ())
+    assert len(loader) == -(-len(records) // 8)
+    assert loader.target is None
+    batch = next(loader.epoch(0))
+    assert batch["targets"].tolist() == [records[i].pid for i in batch["indices"]]
+    cfg.SEED = 5
+    assert not torch.equal(next(build_train_loader(cfg, records, ()).epoch(0))["indices"], batch["indices"])
+    only_target = build_train_loader(cfg, (), records)
+    assert (next(only_target.epoch(0))["domains"] == TARGET).all()
+    with pytest.raises(
+        ValueError, match=r"DATASETS.NAMES \('Market1501',\) has no identities; it may go to DATASETS.TARGETS"
+    ):
+        build_train_loader(cfg, [replace(r, pid=UNKNOWN) for r in records], ())
+
+
+def test_the_cache_serves_extraction_too(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = small_config()
+    cfg.DATALOADER.CACHE_GB = 1.0
+    loader = build_train_loader(cfg, (), records)
+    plain = list(gather([build_test_loader(cfg, records)]))
+    list(gather([build_test_loader(cfg, records, shared=loader.target)]))
+    decode: Callable[..., None] = lambda path, size: pytest.fail("decoded twice")  # noqa: E731
+    monkeypatch.setattr("mlt.data.image_dataset.decode_image", decode)
+    cached = list(gather([build_test_loader(cfg, records, shared=loader.target)]))
+    assert all(torch.equal(a[2], b[2]) for a, b in zip(plain, cached, strict=True))
+
+
+def test_a_cache_of_another_size_is_not_used(records: Records) -> None:
+    cfg = small_config()
+    loader = build_train_loader(cfg, (), records)
+    cfg.INPUT.SIZE_TEST = [20, 10]
+    assert next(iter(build_test_loader(cfg, records, shared=loader.target)))["images"].shape == (16, 3, 20, 10)
