@@ -50,11 +50,21 @@ def test_equals_published_code(name: str) -> None:
     np.testing.assert_allclose(plan.numpy(), golden["plan"], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("scale", [0.1, 1.0, 50.0, 1e4])
-def test_equals_naive_loop_from_flat_to_extreme_logits(scale: float) -> None:
-    logits = random_logits(200, 17, scale)
-    result = label_transport(logits, max_iter=120)
-    u, iterations, error = naive_sinkhorn(logits, 25.0, 1e-2, 120)
+@pytest.mark.parametrize(
+    ("num_images", "num_classes", "scale", "max_iter"),
+    [
+        (200, 17, 0.1, 120),
+        (200, 17, 1.0, 120),
+        (200, 17, 50.0, 120),
+        (60, 12, 1e4, 1500),  # the scaling moves by more than float64 can hold, several times
+    ],
+)
+def test_equals_naive_loop_from_flat_to_extreme_logits(
+    num_images: int, num_classes: int, scale: float, max_iter: int
+) -> None:
+    logits = random_logits(num_images, num_classes, scale)
+    result = label_transport(logits, max_iter=max_iter)
+    u, iterations, error = naive_sinkhorn(logits, 25.0, 1e-2, max_iter)
     assert result.iterations == iterations
     assert result.error == pytest.approx(error, rel=1e-6, abs=1e-9)
     torch.testing.assert_close(result.log_scale, u, rtol=1e-9, atol=1e-9)

@@ -54,7 +54,8 @@ def test_from_cfg_keeps_the_groups_own_rates() -> None:
     cfg = get_cfg()
     cfg.SOLVER.merge_from_list(["STEPS", [1], "MAX_EPOCH", 2, "WARMUP_ITERS", 0])
     model = nn.Linear(1, 1)
-    optimizer = torch.optim.SGD([{"params": model.weight}, {"params": model.bias, "lr": 2.0}], lr=1.0)
+    groups: list[dict[str, object]] = [{"params": model.weight}, {"params": model.bias, "lr": 2.0}]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
     scheduler = build_lr_scheduler(cfg, optimizer, 3)
     for _ in range(3):
         optimizer.step()
@@ -64,9 +65,10 @@ def test_from_cfg_keeps_the_groups_own_rates() -> None:
 
 def test_resumes_exactly_under_the_new_schedule(tmp_path: Path) -> None:
     def start(gamma: float) -> tuple[torch.optim.Optimizer, LambdaLR]:
+        cfg = get_cfg()
+        cfg.SOLVER.merge_from_list(["STEPS", [2, 3], "GAMMA", gamma, "MAX_EPOCH", 9, "WARMUP_ITERS", 3])
         optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.3)
-        schedule = LrSchedule(iters_per_epoch=2, max_epoch=9, steps=(2, 3), gamma=gamma, warmup_iters=3)
-        return optimizer, LambdaLR(optimizer, lambda i: schedule(i))
+        return optimizer, build_lr_scheduler(cfg, optimizer, 2)
 
     def run(optimizer: torch.optim.Optimizer, scheduler: LambdaLR, steps: int) -> list[float]:
         rates = []
@@ -89,7 +91,7 @@ def test_resumes_exactly_under_the_new_schedule(tmp_path: Path) -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(KeyError, match="Did you mean 'MultiStepLR'.*SOLVER.SCHED"):
+    with pytest.raises(KeyError, match=r"Did you mean 'MultiStepLR'.*SOLVER.SCHED"):
         LrSchedule(iters_per_epoch=1, max_epoch=1, name="MultistepLR")
     with pytest.raises(ValueError, match="iters_per_epoch >= 1"):
         LrSchedule(iters_per_epoch=0, max_epoch=1)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from mlt.utils import checkpoint
 from mlt.utils.checkpoint import Checkpointer, load_checkpoint, save_checkpoint
 
 
@@ -36,7 +35,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
         file.write(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoint.torch, "save", disk_full)
+    monkeypatch.setattr(torch, "save", disk_full)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(state(2), path)
     assert load_checkpoint(path)["epoch"] == 1
@@ -93,7 +92,7 @@ def test_last_names_a_file_that_is_gone(tmp_path: Path) -> None:
 def test_other_processes_leave_temporary_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     being_written = tmp_path / "model_last.pth.tmp"
     being_written.touch()
-    monkeypatch.setattr(checkpoint.comm, "is_main", lambda: False)
+    monkeypatch.setattr("mlt.utils.comm.is_main", lambda: False)
     Checkpointer(tmp_path)
     assert being_written.exists()
 
@@ -120,7 +119,7 @@ class Code:
 
 def test_objects_are_refused_with_the_remedy(tmp_path: Path) -> None:
     torch.save({"model": Code()}, tmp_path / "model.pth")
-    with pytest.raises(ValueError, match="holds Python objects.*weights_only=False"):
+    with pytest.raises(ValueError, match=r"holds Python objects.*weights_only=False"):
         load_checkpoint(tmp_path / "model.pth")
 
 

@@ -72,7 +72,7 @@ def label_transport(
     for iteration in range(max_iter):
         change = kernel.iterate()
         if iteration % CHECK_PERIOD == 0:
-            error = float(change.nansum())
+            error = float(change.sum())
             if error <= tolerance:
                 break
     return TransportResult(kernel.labels().cpu(), kernel.log_scale(), iteration + 1, error, error <= tolerance)

@@ -71,11 +71,11 @@ def evaluate_features(
         raise ValueError(f"evaluate_features: query features have {query.shape[1]} numbers, gallery {gallery.shape[1]}")
     squares = torch.cat([torch.linalg.vecdot(part, part) for part in gallery.split(1024)])
     chunks = zip(*(rows.split(PRODUCT_CHUNK) for rows in (query, query_pids, query_camids)), strict=True)
-    ranks = []
-    for features, pids, camids in chunks:
-        # |q|^2 is the same for the whole row, so it is left out
-        distance = torch.addmm(squares, features.to(gallery), gallery.t(), alpha=-2)
-        ranks.append(rank_queries(distance, pids, gallery_pids, camids, gallery_camids))
+
+    def distance(features: Tensor) -> Tensor:  # without |q|^2, which is the same for the whole row
+        return torch.addmm(squares, features.to(gallery), gallery.t(), alpha=-2)
+
+    ranks = [rank_queries(distance(rows), pids, gallery_pids, camids, gallery_camids) for rows, pids, camids in chunks]
     return summarize(_concatenate(ranks))
 
 

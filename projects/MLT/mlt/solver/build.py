@@ -113,7 +113,7 @@ def make_optimizer(name: str, groups: list[dict[str, Any]], *, momentum: float) 
 
 
 def zero_moments(
-    optimizer: torch.optim.Optimizer, params: Iterable[nn.Parameter] | None = None, rows: Tensor | slice | None = None
+    optimizer: torch.optim.Optimizer, params: Iterable[Tensor] | None = None, rows: Tensor | slice | None = None
 ) -> None:
     """Forget what an optimizer has gathered, as if it were new; the parameters stay.
 
