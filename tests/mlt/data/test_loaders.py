@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mlt.config import CfgNode, get_cfg
 from mlt.data.build import build_test_loader, build_train_loader, iters_per_epoch
+from mlt.data.eval_loader import TestLoader
 from mlt.data.image_dataset import GREY, ImageDataset
 from mlt.data.samplers import BatchPlan
-from mlt.data.test_loader import TestLoader
 from mlt.data.train_loader import TrainLoader, substitutes
 from mlt.data.transforms import build_train_transform
 from mlt.structures import SOURCE, TARGET, UNKNOWN, Batch, ReidRecord

@@ -159,7 +159,8 @@ def _add_data(cfg: YacsNode) -> None:
     cfg.DATALOADER.NUM_WORKERS = 8
     # A broken image: "error" stops and names it, "skip" replaces it by another of its batch and warns once.
     cfg.DATALOADER.ON_BAD_IMAGE = "error"
-    # Memory for decoded images in GB, shared by the workers: each image is decoded once as long as it fits.
+    # Memory for decoded images in GB, for each training process, shared by its workers: each image is decoded once
+    # as long as there is room.
     cfg.DATALOADER.CACHE_GB = 0.0
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from yacs.config import CfgNode
 
+from mlt.data.eval_loader import TestLoader
 from mlt.data.image_dataset import ImageDataset
 from mlt.data.samplers import BatchPlan
-from mlt.data.test_loader import TestLoader
 from mlt.data.train_loader import TrainLoader
 from mlt.data.transforms import train_transform
 from mlt.structures import UNKNOWN, ReidRecord
