@@ -11,12 +11,16 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import time
 
 import mlt.components  # noqa: F401  fills the registries
 from mlt.engine.launch import launch
 from mlt.engine.run import argument_parser, load_cfg, run
+from mlt.utils import comm
 
-USER_ERRORS = (ValueError, KeyError, FileNotFoundError, FileExistsError, FloatingPointError)
+# what a reader can mend: a wrong config, missing or broken files, a run that diverged
+USER_ERRORS = (ValueError, KeyError, OSError, FloatingPointError)
+PATIENCE = 10  # seconds
 
 
 def main(args: argparse.Namespace) -> None:
@@ -24,10 +28,12 @@ def main(args: argparse.Namespace) -> None:
     try:
         run(load_cfg(args), eval_only=args.eval_only, resume=args.resume)
     except USER_ERRORS as error:
+        if not comm.is_main():  # most errors are everybody's: the main process tells, and with it all others are ended
+            time.sleep(PATIENCE)
         _fail(error)
 
 
-def _fail(error: BaseException) -> None:
+def _fail(error: Exception) -> None:
     """One message for the reader; the traceback goes to the log file."""
     logging.getLogger("mlt").debug("traceback", exc_info=error)
     message = error.args[0] if isinstance(error, KeyError) and error.args else error

@@ -16,6 +16,7 @@ from mlt.engine.extract import extract
 from mlt.evaluation.metrics import evaluate_features
 from mlt.modeling.meta_arch import ReidModel
 from mlt.structures import UNKNOWN, ReidSet
+from mlt.utils.log import warn_once
 
 logger = logging.getLogger(__name__)
 Results = dict[str, dict[str, dict[str, float]]]  # set -> net -> metric -> value
@@ -40,7 +41,7 @@ def evaluate(cfg: CfgNode, model: ReidModel, sets: Sequence[ReidSet]) -> Results
         if data.has_test:
             results[data.name] = _evaluate_set(cfg, model, data)
         else:
-            logger.warning("%s has no query or no gallery: not evaluated", data.name)
+            warn_once(logger, f"{data.name} has no query or no gallery: not evaluated")
     model.train(mode)
     return results
 

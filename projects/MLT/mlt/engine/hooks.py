@@ -22,6 +22,7 @@ from mlt.utils import comm
 from mlt.utils.events import EventStorage
 
 logger = logging.getLogger(__name__)
+NEWEST = "model_last"  # the checkpoint from which a run goes on
 
 
 class StopOnSignal(HookBase):
@@ -57,7 +58,8 @@ class StopOnSignal(HookBase):
             self.trainer.stopping = any(comm.gather_object(self._asked))
 
     def after_train(self) -> None:
-        """Give the signals back."""
+        """Give the signals back. One that came too late to stop this loop must stop what comes next."""
+        self.trainer.stopping = self.trainer.stopping or self._asked
         for signum, handler in self._held.items():
             signal.signal(signum, handler)
 
@@ -102,7 +104,7 @@ class EvalHook(HookBase):
     Args:
         evaluate: returns set -> net -> metrics.
         period: epochs; 0 = only after the last.
-        chooser: (set, net) whose "metric" chooses the best epoch; None = there is nothing to choose by.
+        chooser: (set, net) whose "metric" chooses the best epoch; None = there is none, and the last counts as best.
     """
 
     def __init__(self, evaluate: Callable[[], Results], period: int, chooser: tuple[str, str] | None) -> None:
@@ -118,23 +120,28 @@ class EvalHook(HookBase):
         """Evaluate when it is time."""
         epoch = self.trainer.epoch
         final = epoch + 1 == self.trainer.max_epoch
-        if self.chooser is None or not (final or (self.period and (epoch + 1) % self.period == 0)):
+        if not (final or (self.period and (epoch + 1) % self.period == 0)):
             return
         self.last, self.last_epoch = self.evaluate(), epoch
-        name, net = self.chooser
-        if not self.best or self.last[name][net]["metric"] > self.best[name][net]["metric"]:
+        if self._improved():
             self.best, self.best_epoch = self.last, epoch
-        if comm.is_main():
+        if self.last and comm.is_main():
             logger.info("after epoch %d:\n%s", epoch + 1, format_table(self.last))
+
+    def _improved(self) -> bool:
+        if self.chooser is None or not self.best:
+            return True
+        name, net = self.chooser
+        return self.last[name][net]["metric"] > self.best[name][net]["metric"]
 
     @property
     def is_best(self) -> bool:
-        """Whether the epoch that just ended is the best so far (the last one, when nothing can choose)."""
+        """Whether the epoch that just ended is the best so far."""
         return self.chooser is None or self.best_epoch == self.trainer.epoch
 
     def summary(self) -> dict[str, Any]:
         """Last and best results with the epoch of each (counted from 1) and what chose the best."""
-        chosen = "the last epoch: there is no test set" if self.chooser is None else f"test split of {self.chooser[0]}"
+        chosen = f"test split of {self.chooser[0]}" if self.chooser else "nothing: the last epoch is taken"
         return {
             "last": {"epoch": self.last_epoch + 1, "results": self.last},
             "best": {"epoch": self.best_epoch + 1, "chosen_by": chosen, "results": self.best},
@@ -171,7 +178,7 @@ class CheckpointHook(HookBase):
     def after_step(self) -> None:
         """Told to stop in the middle of an epoch: save where we are."""
         if self.trainer.stopping and self.trainer.iter % self.trainer.iters_per_epoch:
-            self.save("model_last")
+            self.save(NEWEST)
 
     def after_epoch(self) -> None:
         """The last one always; best, numbered and final ones when it is time."""
@@ -182,7 +189,7 @@ class CheckpointHook(HookBase):
             self.save(f"model_{epoch:04d}")
         if epoch + 1 == self.trainer.max_epoch:
             self.save("model_final")
-        self.save("model_last")
+        self.save(NEWEST)
 
 
 class Progress(HookBase):
@@ -216,10 +223,10 @@ class Progress(HookBase):
             )
 
     def after_step(self) -> None:
-        """Advance the bar; write a point every `period` steps."""
+        """Advance the bar; write a point every `period` steps, and before leaving."""
         if self._bar is not None:
             self._bar.update()
-        if self.trainer.iter % self.period == 0:
+        if self.trainer.iter % self.period == 0 or self.trainer.stopping:
             self.events.write(self.trainer.iter)
 
     def after_epoch(self) -> None:

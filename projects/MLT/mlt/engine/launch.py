@@ -41,8 +41,9 @@ def launch(
     Raises:
         ValueError: more GPUs asked for than there are, or "auto" with several machines.
     """
-    check_device(device, num_gpus)
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+    started = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    check_device(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if started else num_gpus)
+    if started:
         _enter(
             int(os.environ.get("LOCAL_RANK", "0")),
             int(os.environ["RANK"]),

@@ -9,8 +9,10 @@ import os
 from yacs.config import CfgNode
 
 from mlt.config import get_cfg
+from mlt.config.config import save_cfg
 from mlt.engine.trainer import Trainer
 from mlt.utils import comm
+from mlt.utils.seed import seed_everything
 
 logger = logging.getLogger(__name__)
 # what Stage I takes over from Stage II: it must fit its network, its images and its machine
@@ -70,6 +72,8 @@ def _fingerprint(cfg: CfgNode) -> str:
             node, default = node[name], default[name]
         node[leaf] = default[leaf]
     relevant.TEST = defaults.TEST
+    relevant.TEST.EVAL_PERIOD = cfg.TEST.EVAL_PERIOD  # decides which epochs may be the best
+    relevant.DATASETS.TESTS = cfg.DATASETS.TESTS[:1]  # the one that chooses
     return hashlib.sha256(relevant.dump().encode()).hexdigest()[:8]
 
 
@@ -100,10 +104,14 @@ def _train_net(cfg: CfgNode) -> str:
         logger.info("Stage I is there: %s", best)
         return best
     logger.info("Stage I is trained first, in %s", cfg.OUTPUT_DIR)
+    seed_everything(cfg.SEED)
     trainer = Trainer(cfg)
+    if comm.is_main():
+        save_cfg(trainer.cfg, os.path.join(cfg.OUTPUT_DIR, "config.yaml"))
     trainer.resume()
     trainer.train()
-    if not trainer.finished:
+    if trainer.stopping:
+        logger.warning("Stage I stopped after step %d of %d; the same command goes on", trainer.iter, trainer.max_iter)
         raise SystemExit(143)
     logger.info("Stage I is done: %s", best)
     return best

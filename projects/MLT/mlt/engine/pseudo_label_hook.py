@@ -19,7 +19,7 @@ from mlt.clustering.quality import label_quality
 from mlt.config import configurable
 from mlt.engine.train_loop import HookBase
 from mlt.registry import HOOKS
-from mlt.structures import UNKNOWN, PseudoLabels
+from mlt.structures import PseudoLabels
 from mlt.utils import comm
 
 logger = logging.getLogger(__name__)
@@ -192,8 +192,7 @@ class PseudoLabelHook(HookBase):
         if labels is None or not comm.is_main():
             return
         _, pids = self.host.target_ids()
-        known = None if bool((pids == UNKNOWN).any()) else pids
-        self.quality = label_quality(labels.targets, known, None if previous is None else previous.targets)
+        self.quality = label_quality(labels.targets, pids, None if previous is None else previous.targets)
         self.host.log({f"labels/{name}": value for name, value in self.quality.items()})
 
     def state_dict(self) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from mlt.data.datasets import merge_train, read_datasets
 from mlt.engine.evaluate import Results, evaluate
 from mlt.engine.extract import adapt_batch_norm
 from mlt.engine.pretrain import ensure_pretrained
+from mlt.engine.start import build_bare_model
 from mlt.engine.trainer import Trainer
 from mlt.evaluation.report import format_table
-from mlt.modeling.build import build_model
 from mlt.modeling.weights import is_backbone_only, load_weights, num_classes_of
 from mlt.utils import comm
 from mlt.utils.checkpoint import load_checkpoint
@@ -72,7 +72,7 @@ def run(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False) -> Resul
         The last evaluation, or the only one.
 
     Raises:
-        ValueError: --eval-only without weights.
+        ValueError: --eval-only without weights or without a test set.
         FileExistsError: OUTPUT_DIR holds a run and `resume` is not set.
     """
     _set_up(cfg, fresh=not (eval_only or resume))
@@ -99,7 +99,6 @@ def _train(cfg: CfgNode, resume: bool) -> Results:
         cfg.defrost()
         cfg.PRETRAIN.WEIGHTS = ensure_pretrained(cfg)
         cfg.freeze()
-        setup_logger(cfg.OUTPUT_DIR, rank=comm.rank())
         seed_everything(cfg.SEED)
     trainer = Trainer(cfg)
     if comm.is_main():
@@ -131,12 +130,14 @@ def _evaluate_only(cfg: CfgNode) -> Results:
     cfg.defrost()
     cfg.MODEL.HEADS.NUM_CLASSES = num_classes_of(state) or 1  # classifiers do not enter evaluation
     cfg.freeze()
-    model = build_model(cfg)
+    model = build_bare_model(cfg)
     load_weights(model, state)
     if cfg.TEST.ADAPT_BN:
         targets = merge_train(read_datasets(cfg, cfg.DATASETS.TARGETS))
         adapt_batch_norm(model, build_test_loader(cfg, targets))
     results = evaluate(cfg, model, read_datasets(cfg, cfg.DATASETS.TESTS))
+    if not results:
+        raise ValueError(f"--eval-only: no set of DATASETS.TESTS {tuple(cfg.DATASETS.TESTS)} has query and gallery")
     if comm.is_main():
         logger.info("%s:\n%s", cfg.MODEL.WEIGHTS, format_table(results))
         path = os.path.join(cfg.OUTPUT_DIR, "evaluation.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,17 +20,16 @@ from mlt.data.datasets import merge_train, read_datasets
 from mlt.data.image_dataset import ImageDataset
 from mlt.engine import hooks
 from mlt.engine.evaluate import Results, evaluate
-from mlt.engine.extract import adapt_batch_norm, extract
+from mlt.engine.extract import extract
+from mlt.engine.start import build_start_model, complete_config
 from mlt.engine.train_loop import HookBase, TrainLoop
-from mlt.modeling.build import build_model
 from mlt.modeling.meta_arch import MixtureLabelTransport
-from mlt.modeling.weights import load_weights
 from mlt.registry import HOOKS
 from mlt.solver.build import build_optimizer, zero_moments
 from mlt.solver.lr_schedule import build_lr_scheduler
 from mlt.structures import Batch, PseudoLabels, ReidRecord
 from mlt.utils import comm
-from mlt.utils.checkpoint import Checkpointer, load_checkpoint
+from mlt.utils.checkpoint import Checkpointer, load_checkpoint, save_checkpoint
 from mlt.utils.events import EventStorage
 from mlt.utils.seed import rng_state, set_rng_state
 from mlt_ops import segment_mean
@@ -57,11 +57,10 @@ class Trainer(TrainLoop):
         self.source = merge_train(read_datasets(cfg, cfg.DATASETS.NAMES))
         self.target = merge_train(read_datasets(cfg, cfg.DATASETS.TARGETS))
         self.test_sets = read_datasets(cfg, cfg.DATASETS.TESTS)
-        self.cfg = cfg = _fill_in(cfg, self.source, self.target)
+        self.cfg = cfg = complete_config(cfg, self.source, self.target)
         super().__init__(cfg.SOLVER.MAX_EPOCH, cfg.SOLVER.ITERS_PER_EPOCH)
         self.device = torch.device(cfg.MODEL.DEVICE)
-        self.model = build_model(cfg)
-        self._load_initial_weights()
+        self.model = build_start_model(cfg, self.target)
         self._start = {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
         self.optimizer = build_optimizer(cfg, self.model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer, iters_per_epoch=self.iters_per_epoch)
@@ -78,7 +77,7 @@ class Trainer(TrainLoop):
 
     def _build_hooks(self) -> list[HookBase]:
         cfg = self.cfg
-        chooser = next(((s.name, self.model.nets[-1]) for s in self.test_sets if s.has_test), None)
+        chooser = next(((s.name, self.model.nets[-1]) for s in self.test_sets[:1] if s.has_test), None)
         evaluation = hooks.EvalHook(self.evaluate, cfg.TEST.EVAL_PERIOD, chooser)
         checkpoints = hooks.CheckpointHook(self.save, lambda: evaluation.is_best, cfg.SOLVER.CHECKPOINT_PERIOD)
         adapts = isinstance(self.model, MixtureLabelTransport)
@@ -250,7 +249,10 @@ class Trainer(TrainLoop):
             "epoch": self.epoch,
             "rng": rng,
         }
-        self.checkpointer.save(name, state)
+        if name == hooks.NEWEST:
+            self.checkpointer.save(name, state)
+        else:  # `last_checkpoint` moves last of all: a run killed between two files writes both again
+            save_checkpoint(state, os.path.join(self.cfg.OUTPUT_DIR, f"{name}.pth"))
 
     def resume(self) -> None:
         """Go on from the newest checkpoint in OUTPUT_DIR, if there is one."""
@@ -259,12 +261,14 @@ class Trainer(TrainLoop):
             logger.info("nothing to resume in %s: starting from the beginning", self.cfg.OUTPUT_DIR)
             return
         state = load_checkpoint(path)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        try:
+            self.model.load_state_dict(state["model"])
+            self._load_optimizer(state)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{path} does not fit this config, so it cannot be resumed: {error}") from error
         self.scaler.load_state_dict(state["scaler"])
         for key, hook in self.hooks.items():
-            hook.load_state_dict(state["hooks"].get(key, {}))
+            hook.load_state_dict(state["hooks"][key])
         self.iter = state["iteration"]
         self.finished = self.iter >= self.max_iter
         if len(state["rng"]) == comm.world_size():
@@ -275,12 +279,17 @@ class Trainer(TrainLoop):
         self.events.rewind(self.iter)
         logger.info("resumed from %s after step %d of %d", path, self.iter, self.max_iter)
 
-    def _load_initial_weights(self) -> None:
-        path = next(iter(self.cfg.PRETRAIN.WEIGHTS), self.cfg.MODEL.WEIGHTS)
-        if path:
-            logger.info("weights from %s: %s", path, load_weights(self.model, path))
-        if self.cfg.PRETRAIN.ADAPT_BN and self.target:
-            adapt_batch_norm(self.model, build_test_loader(self.cfg, self.target))
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        """Moments and steps come from the checkpoint; rates and decays from the config, which may have changed."""
+        options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        base_lrs = self.scheduler.base_lrs
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"] | {"base_lrs": base_lrs})
+        for group, own, rate, factor in zip(
+            self.optimizer.param_groups, options, base_lrs, self.scheduler.lr_lambdas, strict=True
+        ):
+            group.update(own)
+            group["lr"] = rate * factor(self.scheduler.last_epoch)
 
 
 def check_finite(losses: dict[str, Any], step: int) -> None:
@@ -299,16 +308,3 @@ def check_finite(losses: dict[str, Any], step: int) -> None:
                 f"{name} is {float(value)} at step {step}. The last checkpoint is from before it. Try a lower "
                 "SOLVER.BASE_LR, SOLVER.CLIP_GRADIENTS.ENABLED True, or SOLVER.AMP.ENABLED False, with --resume."
             )
-
-
-def _fill_in(cfg: CfgNode, source: tuple[ReidRecord, ...], target: tuple[ReidRecord, ...]) -> CfgNode:
-    """The cfg with the numbers that the data decide: source identities, iterations of an epoch."""
-    if not source and not target:
-        raise ValueError("DATASETS.NAMES and DATASETS.TARGETS are both empty: there is nothing to train on")
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.HEADS.NUM_CLASSES = cfg.MODEL.HEADS.NUM_CLASSES or len({r.pid for r in source})
-    larger = max(len(source), len(target))
-    cfg.SOLVER.ITERS_PER_EPOCH = cfg.SOLVER.ITERS_PER_EPOCH or math.ceil(larger / cfg.SOLVER.IMS_PER_BATCH)
-    cfg.freeze()
-    return cfg

@@ -37,12 +37,13 @@ def setup_logger(output_dir: str | Path | None = None, rank: int = 0) -> logging
     form = logging.Formatter("[%(asctime)s %(name)s] %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
     for handler in handlers:
         handler.setFormatter(form)
+        handler.setLevel(logging.DEBUG if isinstance(handler, logging.FileHandler) else logging.INFO)
     for name in ("mlt", "mlt_ops"):
         logger = logging.getLogger(name)
         for old in logger.handlers[:]:
             logger.removeHandler(old)
             old.close()
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.DEBUG)
         logger.propagate = False
         for handler in handlers:
             logger.addHandler(handler)

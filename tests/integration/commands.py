@@ -1,0 +1,93 @@
+"""Runs tools/train_net.py as a user would, in processes that are forked from one in which torch is loaded already."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN_NET = ROOT / "tools" / "train_net.py"
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["mlt.components", "mlt.engine.run"])
+LIMIT = 120  # seconds that any command may take
+
+
+def _main(words: list[str], log: str) -> None:
+    os.setpgid(0, 0)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    sys.argv = [str(TRAIN_NET), *words]
+    runpy.run_path(str(TRAIN_NET), run_name="__main__")
+
+
+@dataclass
+class Command:
+    """A running or finished command line."""
+
+    process: BaseProcess
+    log: Path
+
+    @property
+    def text(self) -> str:
+        """What it has printed so far, on both streams."""
+        return self.log.read_text(encoding="utf-8") if self.log.exists() else ""
+
+    def wait(self) -> int:
+        """Its exit code; a negative one is the signal that ended it."""
+        self.process.join(LIMIT)
+        if self.process.exitcode is None:
+            os.killpg(self.process.pid or 0, signal.SIGKILL)
+            raise TimeoutError(f"still running after {LIMIT} s:\n{self.text}")
+        return self.process.exitcode
+
+    def wait_for(self, path: Path) -> None:
+        """Return once a file exists."""
+        end = time.monotonic() + LIMIT
+        while not path.exists():
+            if time.monotonic() > end or self.process.exitcode is not None:
+                raise TimeoutError(f"{path} did not appear:\n{self.text}")
+            time.sleep(0.005)
+
+
+def start(log: Path, *words: object) -> Command:
+    """Start tools/train_net.py with some words behind it."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    process = CONTEXT.Process(target=_main, args=([str(word) for word in words], str(log)))
+    process.start()
+    return Command(process, log)
+
+
+def call(log: Path, *words: object) -> str:
+    """Run a command that must succeed; returns what it printed."""
+    command = start(log, *words)
+    code = command.wait()
+    assert code == 0, f"exit code {code}\n{command.text}"
+    return command.text
+
+
+def fail(log: Path, *words: object, code: int = 2) -> str:
+    """Run a command that must end in a message; returns it."""
+    command = start(log, *words)
+    found = command.wait()
+    assert found == code, f"exit code {found}, wanted {code}\n{command.text}"
+    assert "Traceback" not in command.text, command.text
+    return command.text
+
+
+def call_python(*words: object) -> str:
+    """Run `python ...` from scratch in the project's folder; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
