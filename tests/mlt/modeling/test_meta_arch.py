@@ -100,7 +100,10 @@ class TestBaseline:
         model = build_model(cfg_of(*BASELINE)).train()
         source_only, by_hand = copy.deepcopy(model), copy.deepcopy(model)
         batch = batch_of(8, 8)
+        with_graph: list[bool] = []
+        model.backbone.register_forward_hook(lambda *_: with_graph.append(torch.is_grad_enabled()))
         sum(model(batch).values()).backward()
+        assert with_graph == [True, False]
         sum(source_only({key: value[:8] for key, value in batch.items()}).values()).backward()
         for a, b in zip(model.parameters(), source_only.parameters(), strict=True):
             assert a.grad is None or torch.equal(a.grad, b.grad)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mlt.modeling.layers import full_precision
 
-EXCLUDED = -1e30  # logit of an entry that is not in a set; finite, because the gradient of logsumexp(-inf) is NaN
+EXCLUDED = -1e30  # logit of an entry outside a set; finite, so a row of nothing else needs no special care in the backward pass
 
 
 class CircleLoss(nn.Module):
