@@ -63,7 +63,7 @@ def find_layout(layouts: tuple[Layout, ...], root: str, direct: bool = False) ->
     remedy = (
         f"{first.name}@PATH reads a folder PATH that holds these parts itself."
         if direct
-        else f"Set DATASETS.ROOT or FASTREID_DATASETS to the folder above, or use {first.name}@PATH for its own."
+        else f"Set DATASETS.ROOT or FASTREID_DATASETS to what holds that folder, or write {first.name}@PATH."
     )
     raise FileNotFoundError(
         f"{first.name} is not there. Looked in\n" + "\n".join(looked) + f"\nExpected\n{tree}\n{remedy}\n{first.about}"
