@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mlt.modeling.layers import full_precision
 
-EXCLUDED = -1e30  # logit of an entry outside a set; finite, so a row of nothing else needs no special care in the backward pass
+EXCLUDED = -1e30  # logit of an entry outside a set; finite, so that a row of nothing else has a gradient: zero
 
 
 class CircleLoss(nn.Module):
