@@ -74,6 +74,8 @@ def test_as_many_clusters_as_rows(device: torch.device) -> None:
     result = mlt_ops.kmeans(features, 20)
     assert sorted(result.labels.tolist()) == list(range(20))
     assert result.inertia == pytest.approx(0, abs=1e-9)
+    wide = 1e-3 * blobs(50, 1200, 50).to(device) + 1  # rounding in the projection must not let a row be drawn twice
+    assert mlt_ops.kmeans_plus_plus(wide, 50).unique().numel() == 50
 
 
 def test_fewer_different_rows_than_clusters(device: torch.device) -> None:
@@ -92,6 +94,14 @@ def test_an_empty_cluster_takes_the_farthest_row(device: torch.device) -> None:
     result = mlt_ops.kmeans(features, 3, init=init)
     assert result.labels.bincount(minlength=3).min() == 1
     assert result.labels.tolist()[3] == 2
+
+
+def test_filling_an_empty_cluster_does_not_empty_another(device: torch.device) -> None:
+    features = torch.tensor([[0.0], [1.0], [50.0]], device=device)
+    init = torch.tensor([[0.5], [40.0], [1000.0]], device=device)  # the farthest row is alone in its cluster
+    labels = mlt_ops.kmeans(features, 3, init=init, max_iter=1).labels
+    assert sorted(labels.tolist()) == [0, 1, 2]
+    assert labels.tolist()[2] == 1
 
 
 def test_seeds_repeat_and_differ(device: torch.device) -> None:
