@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -71,7 +71,6 @@ class PseudoLabels:
     labels: Tensor
     num_clusters: tuple[int, ...]
     group: int = 0
-    centroids: tuple[Tensor, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if self.labels.dim() != 2 or self.labels.dtype != torch.int64:

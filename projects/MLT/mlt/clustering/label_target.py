@@ -30,7 +30,7 @@ def cluster_kmeans(
         max_iter: largest number of Lloyd iterations.
 
     Returns:
-        labels [G, N] and the centroids [K_g, D] of each group.
+        labels [G, N].
 
     Raises:
         ValueError: no image, no group, a K below 1, or features that are not finite.
@@ -56,7 +56,7 @@ def cluster_kmeans(
         for g, k in enumerate(counts)
     ]
     labels = torch.stack([run.labels.cpu() for run in runs])
-    return PseudoLabels(labels, counts, group, tuple(run.centroids for run in runs))
+    return PseudoLabels(labels, counts, group)
 
 
 def transport_labels(
@@ -72,8 +72,7 @@ def transport_labels(
         max_iter: see `label_transport`; a warning tells where it was not enough.
 
     Returns:
-        Labels with the same clusters and driving group, but without centroids (those were of the old labels); and
-        for the log `transport/iterations` and `transport/error`, the largest over the groups.
+        Labels with the same clusters and driving group; and for the log `transport/iterations` and `transport/error`, the largest over the groups.
 
     Raises:
         ValueError: logits of another shape than [N, K_g], or of fewer or more groups.
@@ -92,7 +91,7 @@ def transport_labels(
                 "its labels are used all the same.", g, result.error, result.iterations, tolerance
             )  # fmt: skip
         results.append(result)
-    labels = dataclasses.replace(previous, labels=torch.stack([r.labels for r in results]), centroids=())
+    labels = dataclasses.replace(previous, labels=torch.stack([r.labels for r in results]))
     return labels, {
         "transport/iterations": float(max(r.iterations for r in results)),
         "transport/error": max(r.error for r in results),

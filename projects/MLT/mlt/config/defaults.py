@@ -303,7 +303,7 @@ def _add_mlt_labels(cfg: YacsNode) -> None:
     cfg.PSEUDO_LABELS.PERIOD = 39
     # "restart": each round starts again from Stage I (paper); "warm": goes on with the nets as they are.
     cfg.PSEUDO_LABELS.SCHEDULE = "restart"
-    # Subtract each camera's mean feature before clustering (camera ids only). Paper: no.
+    # Subtract each camera's mean feature before clustering and transport (camera ids only). Paper: no.
     cfg.PSEUDO_LABELS.CAMERA_CENTERING = False
     # K-Means: restarts with new seeds, of which the best is kept, and largest number of iterations.
     cfg.PSEUDO_LABELS.NUM_RESTARTS = 10

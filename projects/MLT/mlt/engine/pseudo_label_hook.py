@@ -159,10 +159,7 @@ class PseudoLabelHook(HookBase):
 
     def _cluster(self, *, first: bool) -> None:
         embeddings = self.host.extract_target()
-        features = normalize(embeddings)
-        camids, _ = self.host.target_ids()
-        if self.camera_centering:
-            features = center_cameras(features, camids)
+        features = self._features(embeddings)
         labels: PseudoLabels | None = None
         if comm.is_main():
             labels = cluster_kmeans(features, self.num_clusters, group=self.group, seed=self.seed, **self.kmeans)
@@ -174,14 +171,20 @@ class PseudoLabelHook(HookBase):
 
     def _transport(self, previous: PseudoLabels) -> None:
         embeddings = self.host.extract_target()
-        if self.transport_feature == "normalized":
-            embeddings = normalize(embeddings)
+        features = self._features(embeddings)
+        if self.transport_feature == "raw":
+            features = features * embeddings.norm(dim=1, keepdim=True)
         labels: PseudoLabels | None = None
         if comm.is_main():
-            labels, report = transport_labels(self.host.classify(embeddings), previous, **self.transport)
+            labels, report = transport_labels(self.host.classify(features), previous, **self.transport)
             self.host.log(report)
             labels = check_labels(labels, min_clusters=self.min_clusters, previous=previous)
         self._hand_over(comm.broadcast_object(labels))
+
+    def _features(self, embeddings: Tensor) -> Tensor:
+        """Unit rows; without what is common to a camera's images, if so configured."""
+        features = normalize(embeddings)
+        return center_cameras(features, self.host.target_ids()[0]) if self.camera_centering else features
 
     def _hand_over(self, labels: PseudoLabels) -> None:
         self.labels = labels
