@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The synthetic benchmark: how much of the gap MLT closes on domains nobody tuned on, and what each part of it is worth.
+"""The synthetic benchmark: how much of the gap MLT closes on domains nobody tuned on, and what its parts are worth.
 
-Renders two domains for each pair of people seed and camera seed, measures the table of tools/measure_gap.py, then trains
+Renders two domains for each pair of people and camera seeds, measures the table of tools/measure_gap.py, then trains
 each ablation from the same Stage I, and writes benchmarks/results/synthetic.json and benchmarks/synthetic.md.
 
     python benchmarks/synthetic.py --seeds 11/4 12/5 13/6 --jobs 2

@@ -72,7 +72,8 @@ def transport_labels(
         max_iter: see `label_transport`; a warning tells where it was not enough.
 
     Returns:
-        Labels with the same clusters and driving group; and for the log `transport/iterations` and `transport/error`, the largest over the groups.
+        Labels with the same clusters and driving group; and for the log `transport/iterations` and `transport/error`,
+        the largest over the groups.
 
     Raises:
         ValueError: logits of another shape than [N, K_g], or of fewer or more groups.
