@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 logger = logging.getLogger(__name__)
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class SkippedImages:
@@ -55,7 +59,20 @@ def batch_loader(
         persistent_workers=persistent and num_workers > 0,
         generator=torch.Generator(),  # of the workers' seeds, which nobody uses
         multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
+        worker_init_fn=_outlive_signals if sys.platform == "linux" else None,
     )
+
+
+def _outlive_signals(_worker: int) -> None:
+    """Stop for the main process alone: a scheduler's SIGTERM, like Ctrl-C, comes to all, and main has yet to save."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    while signal.sigwaitinfo(STOPS).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _as_is(batch: Any) -> Any:

@@ -1,0 +1,115 @@
+"""A run that was stopped, killed, or loaded in another way goes on to the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import call, start
+
+from mlt.utils.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Equal to the last bit, at every depth."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for number, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{number}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def assert_same_run(run: Path, reference: Path, *, metrics: bool = True) -> None:
+    """All state of all checkpoints, results, and (unless the run was left within an epoch) metrics."""
+    for name in ("model_last", "model_final", "model_best", "model_0001", "model_0003"):
+        assert_same(load_checkpoint(run / f"{name}.pth"), load_checkpoint(reference / f"{name}.pth"), name)
+    assert (run / "results.json").read_text() == (reference / "results.json").read_text()
+    if metrics:
+        assert (run / "metrics.json").read_text() == (reference / "metrics.json").read_text()
+
+
+@pytest.fixture(scope="module")
+def reference(full_run: Path) -> Path:
+    return full_run
+
+
+@pytest.fixture
+def words(stage_two: list[str], tmp_path: Path) -> list[str]:
+    return [*stage_two, "OUTPUT_DIR", str(tmp_path / "run")]
+
+
+def test_n_and_resumed_n_are_2n(words: list[str], reference: Path, tmp_path: Path) -> None:
+    call(tmp_path / "log", *words, "SOLVER.MAX_EPOCH", 2)
+    (tmp_path / "run" / "model_final.pth").unlink()
+    printed = call(tmp_path / "log", *words[:2], "--resume", *words[2:])
+    assert "after step 6 of 12" in printed
+    assert_same_run(tmp_path / "run", reference)
+
+
+def test_the_number_of_workers_changes_no_bit(words: list[str], reference: Path, tmp_path: Path) -> None:
+    call(tmp_path / "log", *words, "DATALOADER.NUM_WORKERS", 2)
+    assert_same_run(tmp_path / "run", reference)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sigterm_within_an_epoch_saves_and_leaves(
+    words: list[str], reference: Path, tmp_path: Path, workers: int
+) -> None:
+    run = tmp_path / "run"
+    words = [*words, "DATALOADER.NUM_WORKERS", str(workers)]
+    command = start(tmp_path / "log", *words)
+    command.wait_for(run / "last_checkpoint")  # the first epoch is through
+    os.killpg(command.process.pid or 0, signal.SIGTERM)  # as a scheduler does: to the workers, too
+    assert command.wait() == 143, command.text
+    assert "got SIGTERM" in command.text
+    assert "go on with --resume" in command.text
+    assert "Traceback" not in command.text
+    iteration = load_checkpoint(run / "model_last.pth")["iteration"]
+    assert iteration in (4, 5)
+    assert f"stopped after step {iteration} of 12" in command.text
+    resumed = call(tmp_path / "log", *words[:2], "--resume", *words[2:])
+    assert f"after step {iteration} of 12" in resumed
+    assert resumed.count("labels/clusters") == 2  # the epochs 3 and 4; the second keeps its labels
+    assert_same_run(run, reference, metrics=False)
+    lines = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [3, iteration, 6, 9, 12]
+
+
+@pytest.mark.parametrize("name", ["model_best", "model_0001", "model_final"])
+def test_killed_between_two_files(words: list[str], reference: Path, tmp_path: Path, name: str) -> None:
+    run = tmp_path / "run"
+    command = start(tmp_path / "log", *words)
+    command.wait_for(run / f"{name}.pth")
+    command.process.kill()
+    assert command.wait() == -signal.SIGKILL
+    call(tmp_path / "log", *words[:2], "--resume", *words[2:])
+    assert_same_run(run, reference)
+
+
+def test_killed_at_any_moment(words: list[str], reference: Path, tmp_path: Path) -> None:
+    chance = random.Random(0)
+    for _ in range(6):
+        command = start(tmp_path / "log", *words[:2], "--resume", *words[2:])
+        time.sleep(chance.uniform(0.2, 1.5))
+        command.process.kill()
+        command.wait()
+    call(tmp_path / "log", *words[:2], "--resume", *words[2:])
+    assert_same_run(tmp_path / "run", reference)
+    assert not list((tmp_path / "run").glob("*.tmp"))
