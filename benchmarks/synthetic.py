@@ -87,6 +87,16 @@ def main_table(work: Path, data: Sequence[str]) -> dict[str, Any]:
     return json.loads(found.read_text())
 
 
+def floor(work: Path) -> dict[str, float]:
+    """What no learning gives on the target, see floors.py.
+
+    Args:
+        work: folder of this pair of seeds.
+    """
+    run(HERE / "floors.py", f"Market1501@{work}/station", log=work / "floors.json")
+    return json.loads((work / "floors.json").read_text().splitlines()[-1])
+
+
 def ablation(work: Path, data: Sequence[str], name: str) -> dict[str, float]:
     """Teacher (or student, without one) of a changed run from the main run's Stage I.
 
@@ -119,12 +129,13 @@ def measure(work: Path, seeds: Sequence[tuple[int, int]], jobs: int) -> dict[str
     folders = [work / f"people{p}-cameras{c}" for p, c in seeds]
     with ThreadPoolExecutor(jobs) as pool:
         data = list(pool.map(lambda job: domains(job[0], *job[1]), zip(folders, seeds, strict=True)))
+        floors = list(pool.map(floor, folders))
         tables = list(pool.map(main_table, folders, data))
         names = [*ABLATIONS, FAITHFUL]
         todo = [(folder, words, name) for name in names for folder, words in zip(folders, data, strict=True)]
         done = list(pool.map(lambda job: ablation(*job), todo))
     rows = {name: done[i * len(seeds) : (i + 1) * len(seeds)] for i, name in enumerate(names)}
-    return {"seeds": seeds, "tables": tables, "ablations": rows, "machine": machine()}
+    return {"seeds": seeds, "tables": tables, "ablations": rows, "floors": floors, "machine": machine()}
 
 
 def machine() -> dict[str, str]:
@@ -155,6 +166,7 @@ def page(measured: dict[str, Any]) -> str:
         for name in names
         for kind in ("plain", "centred")
     ]
+    main += [[name, *cells([f[name] for f in measured["floors"]])] for name in measured["floors"][0]]
     for label, values in (
         ("gap closed (teacher, plain)", [t["gap_closed"] for t in tables]),
         ("final label ARI", [t["labels"]["ARI"] for t in tables]),
