@@ -124,6 +124,16 @@ class TestGroupBatchNorm:
         x = torch.randn(5, 3, 2, 2)
         assert torch.equal(convert_batch_norm(copy.deepcopy(plain), group_size=4).eval()(x), plain(x))
 
+    def test_whatever_fresh_memory_holds(self):
+        norm = GroupBatchNorm(3, group_size=2)
+        torch.use_deterministic_algorithms(True)  # fills uninitialised memory with NaN
+        try:
+            norm(torch.randn(4, 3))
+        finally:
+            torch.use_deterministic_algorithms(False)
+        assert norm.running_mean.isfinite().all()
+        assert norm.running_var.isfinite().all()
+
     def test_rows_that_the_groups_do_not_divide(self):
         with pytest.raises(ValueError, match=r"6 rows.*group of 4.*MODEL\.BN_GROUP"):
             GroupBatchNorm(3, 4)(torch.randn(6, 3))

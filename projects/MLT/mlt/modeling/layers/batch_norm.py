@@ -90,9 +90,9 @@ class GroupBatchNorm(_BatchNorm):
                 f"{self.group_size}. Choose MODEL.BN_GROUP so that it divides SOLVER.IMS_PER_BATCH / processes."
             )
         groups = input.split(self.group_size)
-        means = self.running_mean.new_empty(len(groups), self.num_features)
-        variances = torch.empty_like(means)
-        # momentum 1 makes batch_norm write the group's own statistics into the row it is given
+        # momentum 1 makes batch_norm write the group's own statistics into the row it is given, plus 0 times what is there
+        means = self.running_mean.new_zeros(len(groups), self.num_features)
+        variances = torch.zeros_like(means)
         out = [
             F.batch_norm(group, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
             for group, mean, variance in zip(groups, means, variances, strict=True)
