@@ -36,8 +36,9 @@ def main(args: argparse.Namespace) -> None:
 def _fail(error: Exception) -> None:
     """One message for the reader; the traceback goes to the log file."""
     logging.getLogger("mlt").debug("traceback", exc_info=error)
-    message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    print(f"error: {message}", file=sys.stderr)
+    message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    # a worker of a loader hands over its whole traceback as the message
+    print(f"error: {message.rpartition(f'{type(error).__name__}: ')[2]}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -112,5 +112,5 @@ def test_previous_labels_stay_when_every_group_collapsed(caplog: pytest.LogCaptu
 
 
 def test_collapse_without_previous_labels_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match=r"\[1, 2\] clusters with images, a batch needs 3 \(SOLVER.IMS_PER_BATCH"):
+    with pytest.raises(ValueError, match=r"\[1, 2\] clusters with images, a batch needs 3 \(SOLVER.IMS_PER_BATCH"):
         check_labels(labels_of([0, 0], [0, 1]), min_clusters=3)

@@ -111,7 +111,7 @@ def check_labels(pseudo: PseudoLabels, *, min_clusters: int, previous: PseudoLab
         previous: the labels in use until now.
 
     Raises:
-        RuntimeError: no group has enough clusters and there are no previous labels.
+        ValueError: no group has enough clusters and there are no previous labels.
     """
     filled = [int(row[row >= 0].unique().numel()) for row in pseudo.labels]
     for step in range(len(filled)):
@@ -125,7 +125,7 @@ def check_labels(pseudo: PseudoLabels, *, min_clusters: int, previous: PseudoLab
             return dataclasses.replace(pseudo, group=group)
     shortage = f"the groups have {filled} clusters with images, a batch needs {min_clusters}"
     if previous is None:
-        raise RuntimeError(
+        raise ValueError(
             f"The clustering has collapsed: {shortage} (SOLVER.IMS_PER_BATCH / DATALOADER.NUM_INSTANCE). Lower "
             "SOLVER.IMS_PER_BATCH, raise DATALOADER.NUM_INSTANCE or PSEUDO_LABELS.NUM_CLUSTERS, or start from better "
             "weights."

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing.spawn as mp
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 
 def launch(
@@ -62,7 +62,7 @@ def launch(
         if num_machines > 1:
             raise ValueError("--dist-url tcp://HOST:PORT of machine 0 is needed with several machines")
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
-    context = mp.start_processes(
+    context = start_processes(
         _spawned,
         (num_gpus, machine_rank, world, dist_url, device, main, args),
         num_gpus,
@@ -112,7 +112,7 @@ def _join(context: Any) -> None:
     try:
         while not context.join():
             pass
-    except mp.ProcessExitedException as error:
+    except ProcessExitedException as error:
         raise SystemExit(error.exit_code) from None  # it has said why
     finally:
         for signum, handler in held.items():

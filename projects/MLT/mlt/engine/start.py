@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
+from typing import Any
 
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from yacs.config import CfgNode
 
 from mlt.data.build import build_test_loader, iters_per_epoch
@@ -13,8 +18,10 @@ from mlt.modeling.build import build_model
 from mlt.modeling.meta_arch import ReidModel
 from mlt.modeling.weights import load_weights
 from mlt.structures import UNKNOWN, ReidRecord
+from mlt.utils import comm
 
 logger = logging.getLogger(__name__)
+AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def complete_config(cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence[ReidRecord]) -> CfgNode:
@@ -68,3 +75,35 @@ def build_bare_model(cfg: CfgNode) -> ReidModel:
     cfg.defrost()
     cfg.MODEL.BACKBONE.PRETRAIN = False
     return build_model(cfg)
+
+
+def parallelize(model: nn.Module) -> nn.Module:
+    """The model as the training step calls it: with several processes, gradients are averaged in the backward pass.
+
+    Buffers stay each process's own: the memory's are equal by construction, BN statistics are averaged after an epoch.
+
+    Args:
+        model: on its device.
+    """
+    if not comm.active():
+        return model
+    known = inspect.signature(DistributedDataParallel).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name
+    options: dict[str, Any] = {option: False}
+    return DistributedDataParallel(model, **options)
+
+
+def mixed_precision(cfg: CfgNode) -> torch.dtype | None:
+    """The dtype of SOLVER.AMP, None when it is off.
+
+    Args:
+        cfg: the config.
+
+    Raises:
+        ValueError: no such dtype.
+    """
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    if cfg.SOLVER.AMP.DTYPE not in AMP_DTYPES:
+        raise ValueError(f"SOLVER.AMP.DTYPE must be one of {', '.join(AMP_DTYPES)}, got {cfg.SOLVER.AMP.DTYPE!r}")
+    return AMP_DTYPES[cfg.SOLVER.AMP.DTYPE]

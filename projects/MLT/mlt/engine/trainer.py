@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.nn.parallel import DistributedDataParallel
 from yacs.config import CfgNode
 
 from mlt.clustering.centroids import cluster_means
@@ -21,7 +20,7 @@ from mlt.data.image_dataset import ImageDataset
 from mlt.engine import hooks
 from mlt.engine.evaluate import Results, evaluate
 from mlt.engine.extract import extract
-from mlt.engine.start import build_start_model, complete_config
+from mlt.engine.start import build_start_model, complete_config, mixed_precision, parallelize
 from mlt.engine.train_loop import HookBase, TrainLoop
 from mlt.modeling.meta_arch import MixtureLabelTransport
 from mlt.registry import HOOKS
@@ -64,11 +63,9 @@ class Trainer(TrainLoop):
         self._start = {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
         self.optimizer = build_optimizer(cfg, self.model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer, iters_per_epoch=self.iters_per_epoch)
-        self.amp_dtype = getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None
+        self.amp_dtype = mixed_precision(cfg)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
-        self.net: nn.Module = self.model
-        if comm.active():
-            self.net = DistributedDataParallel(self.model, broadcast_buffers=False)
+        self.net = parallelize(self.model)
         self.loader = build_train_loader(cfg, self.source, self.target)
         self.events = EventStorage(cfg.OUTPUT_DIR)
         self.checkpointer = Checkpointer(cfg.OUTPUT_DIR)

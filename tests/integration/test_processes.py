@@ -1,0 +1,60 @@
+"""Two processes do what one does, wherever the mathematics says that they must."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import call_python
+
+from mlt.utils.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.slow
+TRAIN_NET = "tools/train_net.py"
+TWO = ("--num-gpus", 2)
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+# batch norm sees the same rows in both; no dropout, whose masks are each process's own
+EQUAL = ("MODEL.BN_GROUP", 8, "MODEL.HEADS.DROPOUT", 0.0, "SOLVER.OPT", "SGD", "SOLVER.MAX_EPOCH", 1)
+
+
+def evaluation(run: Path) -> Any:
+    return json.loads((run / "evaluation.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def runs(stage_two: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same epoch by one and by two processes."""
+    one, two = (tmp_path_factory.mktemp(name) / "run" for name in ("one", "two"))
+    call_python(TRAIN_NET, *stage_two, *EQUAL, "OUTPUT_DIR", one)
+    printed = call_python(TRAIN_NET, *stage_two[:2], *TWO, *stage_two[2:], *EQUAL, "OUTPUT_DIR", two)
+    assert "Warning" not in printed
+    return one, two
+
+
+def test_training_agrees(runs: tuple[Path, Path]) -> None:
+    one, two = (load_checkpoint(run / "model_final.pth") for run in runs)
+    first, second = (state["hooks"]["PseudoLabelHook"]["labels"] for state in (one, two))
+    assert torch.equal(first, second)
+    assert list(one["model"]) == list(two["model"])
+    for name, value in one["model"].items():
+        torch.testing.assert_close(two["model"][name], value, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    assert len(two["rng"]) == 2
+
+
+def test_losses_and_label_quality_agree(runs: tuple[Path, Path]) -> None:
+    one, two = (json.loads((run / "metrics.json").read_text()) for run in runs)
+    assert list(one) == list(two)
+    for name in (n for n in one if n.startswith("labels/")):
+        assert two[name] == one[name]
+
+
+@pytest.mark.parametrize("launcher", [(TRAIN_NET, *TWO), (*TORCHRUN, TRAIN_NET)], ids=["own", "torchrun"])
+def test_evaluation_agrees_to_the_last_digit(
+    full_run: Path, world: Path, tmp_path: Path, launcher: tuple[Any, ...]
+) -> None:
+    words = ("--config-file", world / "mlt.yml", "--eval-only", "MODEL.WEIGHTS", full_run / "model_final.pth")
+    call_python(*launcher, *words, "OUTPUT_DIR", tmp_path)
+    assert evaluation(tmp_path) == json.loads((full_run / "results.json").read_text())["last"]["results"]
