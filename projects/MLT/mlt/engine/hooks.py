@@ -126,7 +126,9 @@ class EvalHook(HookBase):
         if self._improved():
             self.best, self.best_epoch = self.last, epoch
         if self.last and comm.is_main():
-            logger.info("after epoch %d:\n%s", epoch + 1, format_table(self.last))
+            best = self.summary()["best"]
+            text = "after epoch %d; the best is epoch %d, chosen by %s:\n%s"
+            logger.info(text, epoch + 1, best["epoch"], best["chosen_by"], format_table(self.last))
 
     def _improved(self) -> bool:
         if self.chooser is None or not self.best:
@@ -141,7 +143,7 @@ class EvalHook(HookBase):
 
     def summary(self) -> dict[str, Any]:
         """Last and best results with the epoch of each (counted from 1) and what chose the best."""
-        chosen = f"test split of {self.chooser[0]}" if self.chooser else "nothing: the last epoch is taken"
+        chosen = f"the test split of {self.chooser[0]}" if self.chooser else "nothing: the last epoch is taken"
         return {
             "last": {"epoch": self.last_epoch + 1, "results": self.last},
             "best": {"epoch": self.best_epoch + 1, "chosen_by": chosen, "results": self.best},

@@ -107,7 +107,6 @@ class Trainer(TrainLoop):
         Raises:
             FloatingPointError: a loss is NaN or infinite (on CUDA noticed within LOG_PERIOD steps).
         """
-        batch = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
         with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
             losses = self.net(batch)
         self._watch(losses)
