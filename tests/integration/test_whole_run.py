@@ -45,7 +45,7 @@ def test_results_name_nets_sets_epochs_and_what_chose_the_best(full_run: Path, w
     name = f"Market1501@{world}/station"
     assert set(found["last"]["results"][name]) == {"student", "student centred", "teacher", "teacher centred"}
     assert found["last"]["epoch"] == 4
-    assert found["best"]["chosen_by"] == f"test split of {name}"
+    assert found["best"]["chosen_by"] == f"the test split of {name}"
     metrics = [line[f"{name}/teacher/metric"] for line in metric_lines(full_run)]
     assert found["best"]["epoch"] == 1 + metrics.index(max(metrics))
     assert found["best"]["results"][name]["teacher"]["metric"] == max(metrics)
@@ -54,7 +54,7 @@ def test_results_name_nets_sets_epochs_and_what_chose_the_best(full_run: Path, w
 
 def test_stage_one_is_chosen_by_the_source(full_run: Path, world: Path) -> None:
     found = read(next(full_run.glob("pretrain/*")) / "results.json")
-    assert found["best"]["chosen_by"] == f"test split of Market1501@{world}/campus"
+    assert found["best"]["chosen_by"] == f"the test split of Market1501@{world}/campus"
     assert set(found["last"]["results"]) == {f"Market1501@{world}/campus", f"Market1501@{world}/station"}
 
 
