@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import call_python
+from commands import call_python, start
 
 from mlt.utils.checkpoint import load_checkpoint
 
@@ -58,3 +58,14 @@ def test_evaluation_agrees_to_the_last_digit(
     words = ("--config-file", world / "mlt.yml", "--eval-only", "MODEL.WEIGHTS", full_run / "model_final.pth")
     call_python(*launcher, *words, "OUTPUT_DIR", tmp_path)
     assert evaluation(tmp_path) == json.loads((full_run / "results.json").read_text())["last"]["results"]
+
+
+def test_sigterm_stops_both_processes(stage_two: list[str], tmp_path: Path) -> None:
+    words = [*stage_two[:2], *TWO, *stage_two[2:], "OUTPUT_DIR", tmp_path / "run", "SOLVER.MAX_EPOCH", 1000]
+    command = start(tmp_path / "log", *words)
+    command.wait_for(tmp_path / "run" / "last_checkpoint")
+    command.process.terminate()  # the launcher alone, which tells the others
+    assert command.wait() == 143, command.text
+    assert "go on with --resume" in command.text
+    assert "Traceback" not in command.text
+    assert load_checkpoint(tmp_path / "run" / "model_last.pth")["iteration"] < 300

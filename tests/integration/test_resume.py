@@ -113,3 +113,21 @@ def test_killed_at_any_moment(words: list[str], reference: Path, tmp_path: Path)
     call(tmp_path / "log", *words[:2], "--resume", *words[2:])
     assert_same_run(tmp_path / "run", reference)
     assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_sigterm_at_the_end_of_stage_one_is_not_forgotten(world: Path, tmp_path: Path) -> None:
+    words = ["--config-file", world / "mlt.yml", "OUTPUT_DIR", tmp_path / "run"]
+    command = start(tmp_path / "log", *words)
+    while not list((tmp_path / "run").glob("pretrain/*/model_final.pth*")):
+        time.sleep(0.002)
+    command.process.terminate()
+    assert command.wait() in (143, -signal.SIGTERM), command.text  # the latter if it came between the stages
+    assert not (tmp_path / "run" / "last_checkpoint").exists()
+    assert "Stage I is there" in call(tmp_path / "log", *words, "SOLVER.MAX_EPOCH", 1)
+
+
+def test_a_resumed_run_follows_its_config(words: list[str], full_run: Path, tmp_path: Path) -> None:
+    call(tmp_path / "log", *words, "SOLVER.MAX_EPOCH", 1)
+    call(tmp_path / "log", *words[:2], "--resume", *words[2:], "SOLVER.MAX_EPOCH", 2, "SOLVER.BASE_LR", 0.0005)
+    lines = (tmp_path / "run" / "metrics.json").read_text().splitlines()
+    assert [json.loads(line)["lr"] for line in lines] == pytest.approx([0.001, 0.0005])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlt.structures import UNKNOWN
+from mlt.utils.log import log_once
 
 logger = logging.getLogger(__name__)
 Indices = NDArray[np.int64]
@@ -171,7 +172,7 @@ class IdentitySampler:
                 "lower IMS_PER_BATCH, or find more clusters"
             )
         if bool((cams[order] == UNKNOWN).any()):
-            logger.info("Some cameras are unknown: their images are drawn without regard to cameras")
+            log_once(logger, "Some cameras are unknown: their images are drawn without regard to cameras")
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[list[Draw]]:
         """This process's share of each batch of an epoch.

@@ -90,7 +90,7 @@ class GroupBatchNorm(_BatchNorm):
                 f"{self.group_size}. Choose MODEL.BN_GROUP so that it divides SOLVER.IMS_PER_BATCH / processes."
             )
         groups = input.split(self.group_size)
-        # momentum 1 makes batch_norm write the group's own statistics into the row it is given, plus 0 times what is there
+        # momentum 1 makes batch_norm write the group's own statistics (plus 0 times what was there) into its row
         means = self.running_mean.new_zeros(len(groups), self.num_features)
         variances = torch.zeros_like(means)
         out = [
