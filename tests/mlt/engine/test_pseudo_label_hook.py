@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mlt.config import get_cfg
+from mlt.engine import pseudo_label_hook
+from mlt.engine.pseudo_label_hook import PseudoLabelHook
+from mlt.structures import UNKNOWN, PseudoLabels
+
+N, DIM, CLUSTERS = 24, 4, (3, 4)
+
+
+class Host:
+    """Six identities as six far directions (seen by two cameras); its classifiers are the mean rows of its labels."""
+
+    def __init__(self, *, known: bool = True) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.pids = torch.arange(N) % 6 if known else torch.full((N,), UNKNOWN)
+        self.camids = torch.arange(N) // 6 % 2 if known else torch.full((N,), UNKNOWN)
+        directions = torch.randn(6, DIM, generator=generator) * 5
+        self.embeddings = directions[torch.arange(N) % 6] + 0.1 * torch.randn(N, DIM, generator=generator)
+        self.epoch = 0
+        self.calls: list[str] = []
+        self.restarts: list[bool] = []
+        self.given: list[PseudoLabels] = []
+        self.classified: list[Tensor] = []
+        self.logged: dict[str, float] = {}
+
+    def extract_target(self) -> Tensor:
+        self.calls.append("extract")
+        return self.embeddings
+
+    def classify(self, embeddings: Tensor) -> tuple[Tensor, ...]:
+        self.calls.append("classify")
+        self.classified.append(embeddings)
+        return tuple(embeddings @ torch.randn(DIM, k, generator=torch.Generator().manual_seed(k)) for k in CLUSTERS)
+
+    def target_ids(self) -> tuple[Tensor, Tensor]:
+        return self.camids, self.pids
+
+    def start_round(self, labels: PseudoLabels, embeddings: Tensor, restart: bool) -> None:
+        assert embeddings is self.embeddings
+        self.calls.append("start_round")
+        self.restarts.append(restart)
+
+    def set_pseudo_labels(self, labels: PseudoLabels) -> None:
+        self.calls.append("set")
+        self.given.append(labels)
+
+    def log(self, values: dict[str, float]) -> None:
+        self.logged |= values
+
+
+def make(host: Host, **options: object) -> PseudoLabelHook:
+    given = {
+        "num_clusters": CLUSTERS, "group": 1, "rounds": 2, "period": 3, "restart": False, "min_clusters": 2,
+        "kmeans": {"num_restarts": 1, "max_iter": 20},
+        "transport": {"sharpness": 5.0, "tolerance": 1e-2, "max_iter": 50},
+    }  # fmt: skip
+    return PseudoLabelHook(host=host, **(given | options))
+
+
+def epochs(hook: PseudoLabelHook, host: Host, *numbers: int) -> list[str]:
+    """What each epoch began with: "cluster", "transport" or "-"."""
+    done = []
+    for number in numbers:
+        host.epoch, host.calls = number, []
+        hook.before_epoch()
+        names = {("extract", "start_round", "set"): "cluster", ("extract", "classify", "set"): "transport", (): "-"}
+        done.append(names[tuple(host.calls)])
+    return done
+
+
+class TestWhen:
+    def test_a_clustering_at_the_start_of_each_round_and_transport_between(self):
+        host = Host()
+        kinds = epochs(make(host), host, *range(8))
+        assert kinds == ["cluster", *["transport"] * 2, "cluster", *["transport"] * 4]
+
+    @pytest.mark.parametrize(("period", "between"), [(0, "---"), (2, "-t-"), (3, "--t")])
+    def test_transport_period(self, period, between):
+        host = Host()
+        kinds = epochs(make(host, transport_period=period, rounds=1), host, *range(4))
+        assert kinds == ["cluster", *({"-": "-", "t": "transport"}[kind] for kind in between)]
+
+    @pytest.mark.parametrize(("restart", "told"), [(False, [False, False]), (True, [False, True])])
+    def test_the_first_round_never_restarts(self, restart, told):
+        host = Host()
+        epochs(make(host, restart=restart), host, *range(4))
+        assert host.restarts == told
+
+    def test_a_loop_that_begins_late_clusters_first(self):
+        host = Host()
+        assert epochs(make(host), host, 1, 2, 3) == ["cluster", "transport", "cluster"]
+
+
+class TestResume:
+    def test_the_running_epoch_keeps_its_labels_and_the_next_goes_on(self):
+        host, other = Host(), Host()
+        hook = make(host)
+        epochs(hook, host, 0, 1)
+        resumed = make(other)
+        resumed.load_state_dict(hook.state_dict())
+        resumed.before_train()
+        assert torch.equal(other.given[0].labels, host.given[-1].labels)
+        assert other.given[0].num_clusters == CLUSTERS
+        assert epochs(resumed, other, 1, 2, 3) == ["-", "transport", "cluster"]
+        assert resumed.quality.keys() == hook.quality.keys()
+
+    def test_state_is_tensors_and_plain_values(self, tmp_path):
+        host = Host()
+        hook = make(host)
+        epochs(hook, host, 0)
+        torch.save(hook.state_dict(), tmp_path / "state")
+        resumed = make(Host())
+        resumed.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+        assert torch.equal(resumed.state_dict()["labels"], hook.state_dict()["labels"])
+        assert {k: v for k, v in resumed.state_dict().items() if k != "labels"} == {
+            k: v for k, v in hook.state_dict().items() if k != "labels"
+        }
+
+    def test_before_any_label(self):
+        hook = make(Host())
+        assert hook.state_dict() == {}
+        hook.load_state_dict({})
+        hook.before_train()
+        assert hook.labels is None
+
+    def test_the_seed_decides(self):
+        given = []
+        for seed in (0, 0, 1):
+            host = Host()
+            epochs(make(host, seed=seed), host, 0)
+            given.append(host.given[0].labels)
+        assert torch.equal(given[0], given[1])
+        assert not torch.equal(given[0], given[2])
+
+
+class TestCollapse:
+    def test_at_the_first_clustering_it_is_an_error(self):
+        host = Host()
+        with pytest.raises(ValueError, match=r"collapsed: the groups have \[3, 4\] clusters.*a batch needs 5"):
+            epochs(make(host, min_clusters=5), host, 0)
+
+    def test_later_the_old_labels_stay_and_nothing_restarts(self, caplog):
+        host = Host()
+        hook = make(host, restart=True)
+        epochs(hook, host, 0)
+        old, host.embeddings = hook.labels, torch.ones(N, DIM)
+        with caplog.at_level(logging.WARNING):
+            host.epoch, host.calls = 3, []
+            hook.before_epoch()
+        assert host.calls == ["extract", "set"]
+        assert hook.labels is old
+        assert "The previous labels are kept" in caplog.text
+        assert hook.labelled_epoch == 3
+
+    def test_another_group_drives(self, caplog):
+        host = Host()
+        with caplog.at_level(logging.WARNING):
+            epochs(make(host, group=0, min_clusters=4), host, 0)
+        assert host.given[0].group == 1
+        assert "group 1 (4 clusters) drives instead" in caplog.text
+
+
+class TestFeatures:
+    @pytest.fixture
+    def clustered(self, monkeypatch):
+        """What K-Means is given."""
+        seen: list[Tensor] = []
+        real = pseudo_label_hook.cluster_kmeans
+        monkeypatch.setattr(
+            pseudo_label_hook,
+            "cluster_kmeans",
+            lambda rows, *args, **kwargs: (seen.append(rows), real(rows, *args, **kwargs))[1],
+        )
+        return seen
+
+    def test_unit_rows_are_clustered(self, clustered):
+        host = Host()
+        epochs(make(host), host, 0)
+        assert torch.equal(clustered[0], normalize(host.embeddings))
+
+    def test_camera_centring_takes_each_cameras_mean(self, clustered):
+        host = Host()
+        epochs(make(host, camera_centering=True), host, 0)
+        rows = normalize(host.embeddings)
+        for camera in (0, 1):
+            mine = host.camids == camera
+            torch.testing.assert_close(clustered[0][mine], normalize(rows[mine] - rows[mine].mean(0)))
+
+    def test_camera_centring_is_off_where_cameras_are_unknown_and_says_so_once(self, clustered, caplog, monkeypatch):
+        monkeypatch.setattr("mlt.utils.log._said", set())
+        host = Host(known=False)
+        with caplog.at_level(logging.WARNING):
+            epochs(make(host, camera_centering=True), host, *range(4))
+        assert torch.equal(clustered[0], normalize(host.embeddings))
+        assert caplog.text.count("Camera centring is off") == 1
+
+    @pytest.mark.parametrize("feature", ["normalized", "raw"])
+    def test_transport_reads(self, feature):
+        host = Host()
+        epochs(make(host, transport_feature=feature), host, 0, 1)
+        expected = host.embeddings if feature == "raw" else normalize(host.embeddings)
+        torch.testing.assert_close(host.classified[0], expected)
+
+    def test_unknown_feature(self):
+        with pytest.raises(ValueError, match=r"LABEL_TRANSPORT.FEATURE must be 'normalized' or 'raw', got 'rwa'"):
+            make(Host(), transport_feature="rwa")
+
+
+class TestQuality:
+    def test_with_and_without_identities(self):
+        for known in (True, False):
+            host = Host(known=known)
+            epochs(make(host), host, 0, 1)
+            assert ("labels/ARI" in host.logged) is known
+            assert {"labels/clusters", "labels/churn", "transport/iterations"} <= set(host.logged)
+
+    def test_identities_that_are_known_in_part(self):
+        host = Host()
+        host.pids[::2] = UNKNOWN
+        epochs(make(host), host, 0)
+        assert "labels/NMI" in host.logged
+
+    def test_identities_change_no_label(self):
+        host, other = Host(), Host()
+        other.pids = other.pids.flip(0) // 2
+        for one in (host, other):
+            epochs(make(one), one, *range(4))
+        for mine, theirs in zip(host.given, other.given, strict=True):
+            assert torch.equal(mine.labels, theirs.labels)
+
+    def test_kept_labels_are_not_judged_again(self):
+        host = Host()
+        hook = make(host, transport_period=0)
+        epochs(hook, host, 0)
+        host.logged = {}
+        epochs(hook, host, 1)
+        assert host.logged == {}
+
+
+class TestConfig:
+    def test_paper_schedule(self):
+        cfg = get_cfg()
+        cfg.SOLVER.MAX_EPOCH = 469
+        hook = PseudoLabelHook(cfg, Host())
+        assert sorted(hook.cluster_epochs) == [39 * number for number in range(11)]
+        assert (hook.restart, hook.min_clusters, hook.transport_period) == (True, 16, 1)
+
+    def test_transport_off(self):
+        cfg = get_cfg()
+        cfg.LABEL_TRANSPORT.ENABLED = False
+        assert PseudoLabelHook(cfg, Host()).transport_period == 0
+
+    @pytest.mark.parametrize(("key", "value"), [("METHOD", "dbscan"), ("SCHEDULE", "cold")])
+    def test_unknown_choices(self, key, value):
+        cfg = get_cfg()
+        cfg.PSEUDO_LABELS[key] = value
+        with pytest.raises(ValueError, match=f"PSEUDO_LABELS.{key} must be .*, got '{value}'"):
+            PseudoLabelHook(cfg, Host())
