@@ -50,6 +50,7 @@ def pretrain_config(cfg: CfgNode, seed: int) -> CfgNode:
         for name in parents:
             here, there = here[name], there[name]
         here[leaf] = there[leaf].clone() if isinstance(there[leaf], CfgNode) else there[leaf]
+    out.defrost()  # what is copied from a frozen tree is frozen
     out.TEST.EVAL_PERIOD = period
     out.SEED = seed
     if not cfg.PRETRAIN.TARGET_STATISTICS:

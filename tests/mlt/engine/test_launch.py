@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from mlt.engine.launch import _free_port, check_device, launch
+
+
+class TestCheckDevice:
+    @pytest.mark.parametrize("processes", [1, 8])
+    def test_the_cpu_takes_any_number(self, processes):
+        check_device("cpu", processes)
+
+    def test_gpus_that_are_not_there(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        check_device("cuda", 2)
+        with pytest.raises(ValueError, match=r"--num-gpus 3 .* but 2 CUDA devices are visible.*`MODEL.DEVICE cpu`"):
+            check_device("cuda", 3)
+
+    @pytest.mark.parametrize("name", ["tpu", "cuda:0", ""])
+    def test_other_devices(self, name):
+        with pytest.raises(ValueError, match=f"MODEL.DEVICE must be 'cuda' or 'cpu', got '{name}'"):
+            check_device(name, 1)
+
+    def test_no_process(self):
+        with pytest.raises(
+            ValueError, match=r"--num-gpus must be at least 1, got 0; without a GPU add MODEL.DEVICE cpu"
+        ):
+            check_device("cpu", 0)
+
+
+def test_one_process_is_this_one(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    called = []
+    launch(lambda *words: called.append((words, dist.is_initialized())), 1, device="cpu", args=(1, "two"))
+    assert called == [((1, "two"), False)]
+
+
+def test_several_machines_need_an_address(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ValueError, match="--dist-url tcp://HOST:PORT of machine 0"):
+        launch(lambda: None, 1, device="cpu", num_machines=2)
+
+
+def test_a_process_of_torchrun_joins_its_group(monkeypatch):
+    given = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in {**given, "MASTER_PORT": str(_free_port())}.items():
+        monkeypatch.setenv(name, value)
+    seen = []
+    launch(lambda: seen.append((dist.get_backend(), dist.get_world_size())), 1, device="cpu")
+    assert seen == [("gloo", 1)]
+    assert not dist.is_initialized()
+
+
+def test_under_torchrun_the_gpus_of_this_machine_count(monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(ValueError, match=r"--num-gpus 4 .* but 3 CUDA devices"):
+        launch(lambda: None, 1, device="cuda")
+
+
+def test_the_free_port_is_free():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", _free_port()))
+
+
+def _write_rank(folder: str) -> None:
+    Path(folder, f"{dist.get_rank()}-of-{dist.get_world_size()}-threads-{torch.get_num_threads()}").touch()
+    if dist.get_rank() == 1:
+        raise SystemExit(7)
+
+
+@pytest.mark.slow
+def test_spawned_processes_share_the_cores_and_hand_on_an_exit_code(tmp_path, monkeypatch, restore_threads):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with pytest.raises(SystemExit) as left:
+        launch(_write_rank, 2, device="cpu", args=(str(tmp_path),))
+    assert left.value.code == 7
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0-of-2-threads-1", "1-of-2-threads-1"]

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from yacs.config import CfgNode
+
+from mlt.config import get_cfg
+from mlt.engine.start import build_bare_model, build_start_model, complete_config, mixed_precision, parallelize
+from mlt.structures import UNKNOWN, ReidRecord
+
+SOURCE = [ReidRecord(f"{i}.jpg", pid) for i, pid in enumerate([0, 0, 1, UNKNOWN, 2])]
+TARGET = [ReidRecord(f"{i}.jpg") for i in range(7)]
+
+
+def config(**keys: object) -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.DEPTH", "18x", "MODEL.BACKBONE.WIDTH", "8"])
+    cfg.merge_from_list([str(word) for pair in keys.items() for word in (pair[0].replace("__", "."), pair[1])])
+    cfg.freeze()
+    return cfg
+
+
+class TestCompleteConfig:
+    def test_the_data_decide(self):
+        cfg = complete_config(config(SOLVER__IMS_PER_BATCH=4), SOURCE, TARGET)
+        assert (cfg.MODEL.HEADS.NUM_CLASSES, cfg.SOLVER.ITERS_PER_EPOCH) == (3, 2)
+        assert cfg.is_frozen()
+
+    def test_what_is_given_stays(self):
+        given = config(MODEL__HEADS__NUM_CLASSES=9, SOLVER__ITERS_PER_EPOCH=50)
+        assert complete_config(given, SOURCE, TARGET) == given
+
+    def test_no_data(self):
+        with pytest.raises(ValueError, match=r"DATASETS\.NAMES and DATASETS\.TARGETS are both empty"):
+            complete_config(config(), (), ())
+
+
+class TestStartModel:
+    @pytest.fixture
+    def complete(self):
+        return lambda **keys: config(MODEL__HEADS__NUM_CLASSES=3, **keys)
+
+    @pytest.mark.parametrize("key", ["MODEL.WEIGHTS", "PRETRAIN.WEIGHTS"])
+    def test_weights_come_from_a_file_and_imagenet_ones_are_not_fetched(self, complete, tmp_path, monkeypatch, key):
+        monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)
+        path = str(tmp_path / "a.pth")
+        expected = build_bare_model(complete())
+        torch.save({"model": expected.state_dict()}, path)
+        words = {key.replace(".", "__"): path if key.startswith("MODEL") else [path]}
+        found = build_start_model(complete(MODEL__BACKBONE__PRETRAIN=True, **words), ())
+        for name, value in expected.state_dict().items():
+            assert torch.equal(found.state_dict()[name], value)
+
+    def test_imagenet_weights_where_nothing_follows(self, complete, tmp_path):
+        path = tmp_path / "gone.pth"
+        cfg = complete(MODEL__BACKBONE__PRETRAIN=True, MODEL__BACKBONE__PRETRAIN_PATH=path)
+        with pytest.raises(FileNotFoundError, match=r"gone\.pth"):
+            build_start_model(cfg, ())
+
+
+class TestMixedPrecision:
+    def test_off_and_on(self):
+        assert mixed_precision(config()) is None
+        assert mixed_precision(config(SOLVER__AMP__ENABLED=True)) is torch.bfloat16
+        assert mixed_precision(config(SOLVER__AMP__ENABLED=True, SOLVER__AMP__DTYPE="float16")) is torch.float16
+
+    def test_unknown(self):
+        with pytest.raises(ValueError, match=r"SOLVER\.AMP\.DTYPE must be one of bfloat16, float16, got 'half'"):
+            mixed_precision(config(SOLVER__AMP__ENABLED=True, SOLVER__AMP__DTYPE="half"))
+
+
+def test_one_process_needs_no_wrapper():
+    model = torch.nn.Linear(2, 2)
+    assert parallelize(model) is model
