@@ -131,3 +131,21 @@ def test_a_resumed_run_follows_its_config(words: list[str], full_run: Path, tmp_
     call(tmp_path / "log", *words[:2], "--resume", *words[2:], "SOLVER.MAX_EPOCH", 2, "SOLVER.BASE_LR", 0.0005)
     lines = (tmp_path / "run" / "metrics.json").read_text().splitlines()
     assert [json.loads(line)["lr"] for line in lines] == pytest.approx([0.001, 0.0005])
+
+
+def test_the_synthetic_recipe_resumes_too(words: list[str], tmp_path: Path) -> None:
+    """Other settings, with more state: warm rounds, centroids, averaged BN statistics, AMP, clipping, cosine."""
+    run = tmp_path / "run"
+    recipe = [
+        *("PSEUDO_LABELS.SCHEDULE", "warm", "PSEUDO_LABELS.CAMERA_CENTERING", "True"),
+        *("MODEL.HEADS.INIT", "centroid", "MODEL.HEADS.CLS_LAYER", "CosSoftmax", "MODEL.BN_GROUP", "8"),
+        *("MEAN_TEACHER.BN_BUFFERS", "ema", "PRETRAIN.ADAPT_BN", "True", "SOLVER.AMP.ENABLED", "True"),
+        *("SOLVER.OPT", "AdamW", "SOLVER.SCHED", "CosineAnnealingLR", "SOLVER.CLIP_GRADIENTS.ENABLED", "True"),
+    ]
+    call(tmp_path / "log", *words[:-1], str(tmp_path / "reference"), *recipe)
+    command = start(tmp_path / "log", *words, *recipe)
+    command.wait_for(run / "model_0001.pth")
+    command.process.kill()
+    command.wait()
+    call(tmp_path / "log", *words[:2], "--resume", *words[2:], *recipe)
+    assert_same_run(run, tmp_path / "reference")

@@ -108,3 +108,15 @@ def test_a_finished_run_is_left_alone(full_run: Path, world: Path, tmp_path: Pat
     assert {path: path.stat().st_mtime_ns for path in full_run.rglob("*.pth")} == before
     assert (full_run / "metrics.json").read_text() == metrics
     assert (full_run / "results.json").read_text() == results
+
+
+def test_adapted_batch_norm_at_evaluation(stage_one: Path, tmp_path: Path) -> None:
+    """AdaBN of Stage I changes its numbers on the target, the same way each time."""
+    config = stage_one.parent / "config.yaml"
+    words = ["--config-file", config, "--eval-only", "MODEL.WEIGHTS", stage_one, "OUTPUT_DIR"]
+    for name, adapt in (("plain", False), ("adapted", True), ("again", True)):
+        call(tmp_path / "log", *words, tmp_path / name, "TEST.ADAPT_BN", adapt)
+    plain, adapted, again = (read(tmp_path / n / "evaluation.json") for n in ("plain", "adapted", "again"))
+    assert plain == read(stage_one.parent / "results.json")["best"]["results"]
+    assert adapted == again
+    assert adapted != plain
