@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from mlt.config import get_cfg
-from mlt.solver.lr_schedule import LrSchedule, build_lr_scheduler
+from mlt.solver.lr_schedule import LrSchedule, build_lr_scheduler, restore_optimizer
 from mlt.utils.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -88,6 +88,27 @@ def test_resumes_exactly_under_the_new_schedule(tmp_path: Path) -> None:
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         assert run(optimizer, scheduler, 7) == expected
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.1])
+def test_restored_moments_are_the_checkpoints_and_rates_the_configs(rate: float) -> None:
+    def make(lr: float, decay: float) -> tuple[torch.optim.Optimizer, LambdaLR]:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=lr, weight_decay=decay, momentum=0.9)
+        return optimizer, LambdaLR(optimizer, LrSchedule(iters_per_epoch=2, max_epoch=3, steps=(1, 2)))
+
+    old, old_schedule = make(0.3, 0.0)
+    for _ in range(3):
+        old.param_groups[0]["params"][0].grad = torch.tensor([1.0, 2.0])
+        old.step()
+        old_schedule.step()
+    new, new_schedule = make(rate, 0.5)
+    restore_optimizer(new, new_schedule, old.state_dict(), old_schedule.state_dict())
+    buffers = [one.state[one.param_groups[0]["params"][0]]["momentum_buffer"] for one in (old, new)]
+    assert torch.equal(*buffers)
+    assert new.param_groups[0]["weight_decay"] == 0.5
+    assert new.param_groups[0]["lr"] == rate * 0.1
+    new_schedule.step()
+    assert new.param_groups[0]["lr"] == pytest.approx(rate * 0.01)
 
 
 def test_errors() -> None:

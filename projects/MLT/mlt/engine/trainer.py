@@ -25,7 +25,7 @@ from mlt.engine.train_loop import HookBase, TrainLoop
 from mlt.modeling.meta_arch import MixtureLabelTransport
 from mlt.registry import HOOKS
 from mlt.solver.build import build_optimizer, zero_moments
-from mlt.solver.lr_schedule import build_lr_scheduler
+from mlt.solver.lr_schedule import build_lr_scheduler, restore_optimizer
 from mlt.structures import Batch, PseudoLabels, ReidRecord
 from mlt.utils import comm
 from mlt.utils.checkpoint import Checkpointer, load_checkpoint, save_checkpoint
@@ -259,7 +259,7 @@ class Trainer(TrainLoop):
         state = load_checkpoint(path)
         try:
             self.model.load_state_dict(state["model"])
-            self._load_optimizer(state)
+            restore_optimizer(self.optimizer, self.scheduler, state["optimizer"], state["scheduler"])
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{path} does not fit this config, so it cannot be resumed: {error}") from error
         self.scaler.load_state_dict(state["scaler"])
@@ -274,18 +274,6 @@ class Trainer(TrainLoop):
                            len(state["rng"]), comm.world_size())  # fmt: skip
         self.events.rewind(self.iter)
         logger.info("resumed from %s after step %d of %d", path, self.iter, self.max_iter)
-
-    def _load_optimizer(self, state: dict[str, Any]) -> None:
-        """Moments and steps come from the checkpoint; rates and decays from the config, which may have changed."""
-        options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
-        base_lrs = self.scheduler.base_lrs
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"] | {"base_lrs": base_lrs})
-        for group, own, rate, factor in zip(
-            self.optimizer.param_groups, options, base_lrs, self.scheduler.lr_lambdas, strict=True
-        ):
-            group.update(own)
-            group["lr"] = rate * factor(self.scheduler.last_epoch)
 
 
 def check_finite(losses: dict[str, Any], step: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -88,3 +89,26 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer, iters_per_epoch: int)
     )
     # a plain function: LambdaLR would save the fields of a callable object and, on resume, put the old ones back
     return LambdaLR(optimizer, lambda iteration: schedule(iteration))
+
+
+def restore_optimizer(
+    optimizer: Optimizer, scheduler: LambdaLR, optimizer_state: dict[str, Any], scheduler_state: dict[str, Any]
+) -> None:
+    """Go on where a checkpoint was: moments and steps are its own, rates and decays those of the present config.
+
+    Args:
+        optimizer: as the config builds it.
+        scheduler: of the optimizer.
+        optimizer_state: its state_dict in the checkpoint.
+        scheduler_state: the scheduler's.
+
+    Raises:
+        ValueError: the checkpoint has other parameter groups.
+    """
+    options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    base_lrs = scheduler.base_lrs
+    optimizer.load_state_dict(optimizer_state)
+    scheduler.load_state_dict(scheduler_state | {"base_lrs": base_lrs})
+    for group, own, rate, factor in zip(optimizer.param_groups, options, base_lrs, scheduler.lr_lambdas, strict=True):
+        group.update(own)
+        group["lr"] = rate * factor(scheduler.last_epoch)
