@@ -214,7 +214,7 @@ def _add_test(cfg: YacsNode) -> None:
     cfg.TEST = CN()
     # Epochs between evaluations; 0 = only after the last.
     cfg.TEST.EVAL_PERIOD = 20
-    # Images per step at evaluation and feature extraction, over all processes.
+    # Images per step of one process at evaluation and feature extraction.
     cfg.TEST.IMS_PER_BATCH = 128
 
 

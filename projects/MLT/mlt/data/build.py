@@ -64,6 +64,17 @@ def build_train_loader(
     )
 
 
+def shuffled(records: Sequence[ReidRecord]) -> list[ReidRecord]:
+    """The records in a random order that is always the same, for statistics over batches: files of a folder are
+    sorted by identity, and a batch of few identities varies less than the set.
+
+    Args:
+        records: in any order.
+    """
+    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(0)).tolist()
+    return [records[i] for i in order]
+
+
 def build_test_loader(cfg: CfgNode, records: Sequence[ReidRecord], *, shared: ImageDataset | None = None) -> TestLoader:
     """A loader of every record once, for this process.
 

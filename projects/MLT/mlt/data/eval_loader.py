@@ -10,11 +10,14 @@ from mlt.structures import Batch
 
 
 class TestLoader:
-    """Every image once, in order, without random changes; each process has its contiguous share.
+    """Every image once, in order, without random changes. Whole batches are dealt to the processes in turn.
+
+    A batch is the same whatever the number of processes, and so are the bits of its features, which depend on the
+    size of a batch.
 
     Args:
         images: what to load.
-        ims_per_batch: images per step over all processes; a process gets its part, at least 1.
+        ims_per_batch: images of a batch, >= 1.
         num_workers: processes that load; 0 = this one.
         rank: this process.
         world_size: number of processes.
@@ -34,9 +37,8 @@ class TestLoader:
         pin_memory: bool = False,
     ) -> None:
         self.images = images
-        size = max(1, ims_per_batch // world_size)
-        first, last = (len(images) * r // world_size for r in (rank, rank + 1))
-        batches = [list(range(i, min(i + size, last))) for i in range(first, last, size)]
+        starts = range(0, len(images), ims_per_batch)
+        batches = [list(range(i, min(i + ims_per_batch, len(images)))) for i in starts][rank::world_size]
         self._loader = batch_loader(images, batches, num_workers=min(num_workers, len(batches)), pin_memory=pin_memory)
         self._skipped = SkippedImages()
 

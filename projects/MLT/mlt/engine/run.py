@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from mlt.config import get_cfg
 from mlt.config.config import save_cfg
-from mlt.data.build import build_test_loader
+from mlt.data.build import build_test_loader, shuffled
 from mlt.data.datasets import merge_train, read_datasets
 from mlt.engine.evaluate import Results, evaluate
 from mlt.engine.extract import adapt_batch_norm
@@ -51,7 +51,14 @@ def load_cfg(args: argparse.Namespace) -> CfgNode:
 
     Args:
         args: what `argument_parser` parsed.
+
+    Raises:
+        KeyError: an unknown key.
+        ValueError: a bad value, or a flag behind the KEY VALUE words.
     """
+    late = [word for word in args.opts if word.startswith("--")]
+    if late:
+        raise ValueError(f"{' '.join(late)}: flags go before the KEY VALUE words")
     cfg = get_cfg()
     if args.config_file:
         cfg.merge_from_file(args.config_file)
@@ -134,7 +141,7 @@ def _evaluate_only(cfg: CfgNode) -> Results:
     load_weights(model, state)
     if cfg.TEST.ADAPT_BN:
         targets = merge_train(read_datasets(cfg, cfg.DATASETS.TARGETS))
-        adapt_batch_norm(model, build_test_loader(cfg, targets))
+        adapt_batch_norm(model, build_test_loader(cfg, shuffled(targets)))
     results = evaluate(cfg, model, read_datasets(cfg, cfg.DATASETS.TESTS))
     if not results:
         raise ValueError(f"--eval-only: no set of DATASETS.TESTS {tuple(cfg.DATASETS.TESTS)} has query and gallery")

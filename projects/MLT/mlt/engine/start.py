@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from yacs.config import CfgNode
 
-from mlt.data.build import build_test_loader, iters_per_epoch
+from mlt.data.build import build_test_loader, iters_per_epoch, shuffled
 from mlt.engine.extract import adapt_batch_norm
 from mlt.modeling.build import build_model
 from mlt.modeling.meta_arch import ReidModel
@@ -61,7 +61,7 @@ def build_start_model(cfg: CfgNode, target: Sequence[ReidRecord]) -> ReidModel:
     if path:
         logger.info("weights from %s: %s", path, load_weights(model, path))
     if cfg.PRETRAIN.ADAPT_BN and target:
-        adapt_batch_norm(model, build_test_loader(cfg, target))
+        adapt_batch_norm(model, build_test_loader(cfg, shuffled(target)))
     return model
 
 

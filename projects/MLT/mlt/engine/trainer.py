@@ -30,7 +30,7 @@ from mlt.structures import Batch, PseudoLabels, ReidRecord
 from mlt.utils import comm
 from mlt.utils.checkpoint import Checkpointer, load_checkpoint, save_checkpoint
 from mlt.utils.events import EventStorage
-from mlt.utils.seed import rng_state, set_rng_state
+from mlt.utils.seed import rng_state, seed_everything, set_rng_state
 from mlt_ops import segment_mean
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,8 @@ class Trainer(TrainLoop):
         super().__init__(cfg.SOLVER.MAX_EPOCH, cfg.SOLVER.ITERS_PER_EPOCH)
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.model = build_start_model(cfg, self.target)
-        self._start = {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
+        restarts = cfg.PSEUDO_LABELS.SCHEDULE == "restart"  # only then is the start needed again
+        self._start = {k: v.cpu().clone() for k, v in self.model.state_dict().items()} if restarts else {}
         self.optimizer = build_optimizer(cfg, self.model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer, iters_per_epoch=self.iters_per_epoch)
         self.amp_dtype = mixed_precision(cfg)
@@ -71,6 +72,8 @@ class Trainer(TrainLoop):
         self.checkpointer = Checkpointer(cfg.OUTPUT_DIR)
         self._losses: dict[str, Tensor] = {}
         self.register_hooks(self._build_hooks())
+        if comm.active():  # all processes were built alike; from here on each draws its own dropout masks
+            seed_everything(cfg.SEED + comm.rank())
 
     def _build_hooks(self) -> list[HookBase]:
         cfg = self.cfg
