@@ -37,6 +37,7 @@ ABLATIONS: dict[str, list[str]] = {
     "without teacher": ["MEAN_TEACHER.ENABLED", "False"],
     "without camera centring": ["PSEUDO_LABELS.CAMERA_CENTERING", "False"],
     "one clustering only": ["PSEUDO_LABELS.ROUNDS", "1"],
+    "one clustering and no transport": ["PSEUDO_LABELS.ROUNDS", "1", "LABEL_TRANSPORT.ENABLED", "False"],
 }
 FAITHFUL = "faithful heads and schedule"
 FULL = "MLT, as configured"
@@ -200,6 +201,7 @@ def main() -> None:
     args = parser.parse_args()
     seeds = [(int(p), int(c)) for p, c in (pair.split("/") for pair in args.seeds)]
     measured = measure(args.work.resolve(), seeds, args.jobs)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(measured, indent=1) + "\n")
     print(page(measured))
 
