@@ -43,7 +43,7 @@ class SparseRows:
 
     Args:
         rowptr: [N + 1] int64, ascending from 0 to nnz; row i holds the entries rowptr[i] to rowptr[i + 1].
-        col: [nnz] int64, strictly ascending within a row, 0..num_cols-1.
+        col: [nnz] int32 (or int64, which is converted), strictly ascending within a row, 0..num_cols-1.
         value: [nnz] float32, finite.
         num_cols: number of columns, below 2^31.
 
@@ -58,6 +58,9 @@ class SparseRows:
 
     def __post_init__(self) -> None:
         _check_csr(type(self).__name__, self)
+        object.__setattr__(self, "col", self.col.int())
+        for name in ("rowptr", "col", "value"):
+            object.__setattr__(self, name, getattr(self, name).detach().contiguous())
 
     @classmethod
     def unchecked(cls, *fields: Any) -> Any:
@@ -88,7 +91,7 @@ class SparseRows:
 
     def row_of_entries(self) -> Tensor:
         """Row number [nnz] of each entry."""
-        rows = torch.arange(self.num_rows, device=self.device)
+        rows = torch.arange(self.num_rows, dtype=torch.int32, device=self.device)
         return rows.repeat_interleave(self.rowptr.diff(), output_size=self.nnz)
 
     def to_dense(self, fill: float = 0.0) -> Tensor:
@@ -127,7 +130,7 @@ class SparseDistance(SparseRows):
 
     Args:
         rowptr: [N + 1] int64, ascending from 0 to nnz.
-        col: [nnz] int64, strictly ascending within a row, 0..N-1.
+        col: [nnz] int32 (or int64, which is converted), strictly ascending within a row, 0..N-1.
         value: [nnz] float32 distances, 0..max_distance.
         num_cols: N.
         max_distance: the cut-off.
@@ -148,8 +151,9 @@ class SparseDistance(SparseRows):
                 f"got {float(self.value.min())} to {float(self.value.max())}."
             )
         order = self.col.argsort(stable=True)  # the transposed matrix's entries, row by row
-        mirrored = self.row_of_entries()[order], self.col[order], self.value[order]
-        if not all(map(torch.equal, mirrored, (self.col, self.row_of_entries(), self.value))):
+        row = self.row_of_entries()
+        mirrored = (row[order], self.col[order], self.value[order])
+        if not all(map(torch.equal, mirrored, (self.col, row, self.value))):
             raise ValueError("SparseDistance: must be symmetric, value for value: store (i, j) and (j, i) alike.")
 
     def to_dense(self, fill: float = 1.0) -> Tensor:
@@ -165,11 +169,12 @@ class SparseDistance(SparseRows):
 
 
 def _check_csr(name: str, rows: SparseRows) -> None:
-    for field, dtype in (("rowptr", torch.int64), ("col", torch.int64), ("value", torch.float32)):
+    integers = (torch.int64, torch.int32)
+    for field, dtypes in (("rowptr", integers[:1]), ("col", integers), ("value", (torch.float32,))):
         tensor = getattr(rows, field)
-        if tensor.dim() != 1 or tensor.dtype != dtype or tensor.device != rows.value.device:
+        if tensor.dim() != 1 or tensor.dtype not in dtypes or tensor.device != rows.value.device:
             raise ValueError(
-                f"{name}: {field} must be 1-D {dtype} on {rows.value.device}, "
+                f"{name}: {field} must be 1-D {dtypes[0]} on {rows.value.device}, "
                 f"got {tensor.dim()}-D {tensor.dtype} on {tensor.device}."
             )
     if not 0 <= rows.num_cols <= MAX_ROWS:
