@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from mlt_ops.structures import MAX_ROWS, Neighbors, SparseRows
+from mlt_ops.structures import MAX_ROWS, Neighbors
 
 DEFAULT_MEMORY = 1 << 30  # bytes of working memory, inputs and outputs apart
 
@@ -40,30 +40,28 @@ def as_features(tensor: Tensor, op: str, name: str = "features") -> Tensor:
 
 
 def as_neighbors(
-    neighbors: Neighbors | tuple[Tensor, Tensor] | None, rows: Tensor | SparseRows, width: int, op: str
+    neighbors: Neighbors | tuple[Tensor, Tensor], num_rows: int, device: torch.device, width: int, op: str
 ) -> Neighbors:
     """Neighbour lists fit for the kernels: detached, contiguous, distances float32, indices int32 within 0..N-1.
 
     Args:
-        neighbors: a pair of distances and indices [N, k]; None only for no rows.
-        rows: the N rows that the lists belong to.
+        neighbors: a pair of distances and indices [N, k].
+        num_rows: N, the number of rows that the lists belong to.
+        device: where those rows are.
         width: columns needed, fewer only where there are fewer rows.
         op: the operator, for the message.
 
     Raises:
         ValueError: wrong shape, dtype or device, too few columns, indices out of range, distances negative or NaN.
     """
-    num_rows = len(rows) if isinstance(rows, Tensor) else rows.num_rows
     if num_rows > MAX_ROWS:
         raise ValueError(f"{op}: at most {MAX_ROWS} rows, got {num_rows}.")
-    if neighbors is None:
-        return Neighbors(rows.new_zeros(0, 1), torch.zeros(0, 1, dtype=torch.int32, device=rows.device))
     distance, index = neighbors
     for name, tensor, kind in (("distance", distance, "floating"), ("index", index, "int64 or int32")):
         fits = tensor.is_floating_point() if name == "distance" else tensor.dtype in (torch.int64, torch.int32)
-        if tensor.dim() != 2 or len(tensor) != num_rows or not fits or tensor.device != rows.device:
+        if tensor.dim() != 2 or len(tensor) != num_rows or not fits or tensor.device != device:
             raise ValueError(
-                f"{op}: neighbors.{name} must be {kind} [{num_rows}, k] on {rows.device}, "
+                f"{op}: neighbors.{name} must be {kind} [{num_rows}, k] on {device}, "
                 f"got {tensor.dtype} {list(tensor.shape)} on {tensor.device}."
             )
     if distance.shape != index.shape or index.shape[1] < max(min(width, num_rows), 1):

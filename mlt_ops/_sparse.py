@@ -44,7 +44,7 @@ def build_rows(build: Callable[[int, int], Csr], begin: int, end: int, device: t
     pieces = [build(i, min(i + _ROWS_PER_CALL, end)) for i in range(begin, end, _ROWS_PER_CALL)]
     empty = torch.zeros(0, dtype=torch.int32, device=device)
     pieces = pieces or [(empty.long(), empty, empty.float())]
-    count, col, value = (pieces[0] if len(pieces) == 1 else map(torch.cat, zip(*pieces)))
+    count, col, value = pieces[0] if len(pieces) == 1 else map(torch.cat, zip(*pieces))
     return torch.nn.functional.pad(count.cumsum(0), (1, 0)), col, value
 
 

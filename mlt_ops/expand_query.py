@@ -36,7 +36,7 @@ def expand_query(rows: SparseRows, neighbors: Neighbors | tuple[Tensor, Tensor],
         raise ValueError(f"expand_query: k2 must be at least 1, got {k2}.")
     if rows.nnz and rows.value.min() < 0:
         raise ValueError(f"expand_query: rows must not hold negative values, got {float(rows.value.min())}.")
-    found = as_neighbors(neighbors, rows, k2, "expand_query")
+    found = as_neighbors(neighbors, rows.num_rows, rows.device, k2, "expand_query")
     csr = (rows.rowptr, rows.col, rows.value)
     return SparseRows.unchecked(*unchecked_expand_query(csr, found, k2, rows.num_cols), rows.num_cols)
 

@@ -63,12 +63,16 @@ def jaccard_distance(
     width = max(window_sizes(k1, window, "jaccard_distance")[0], k2)
     rows = as_features(features, "jaccard_distance")
     require_kernels("jaccard_distance", rows.device)
-    if neighbors is None and len(rows):
-        neighbors = knn(rows, min(width, len(rows)), max_memory=max_memory)
-    found = as_neighbors(neighbors, rows, width, "jaccard_distance")
+    if neighbors is None:
+        neighbors = knn(rows, min(width, len(rows)), max_memory=max_memory) if len(rows) else _no_neighbors(rows)
+    found = as_neighbors(neighbors, len(rows), rows.device, width, "jaccard_distance")
     csr = expanded_sets(rows, found, k1, k2, window, scale)
     lower = jaccard_rows(csr, transpose(*csr, len(rows)), max_distance, 0, len(rows))
     return SparseDistance.unchecked(*mirror(*lower), len(rows), float(max_distance))
+
+
+def _no_neighbors(rows: Tensor) -> Neighbors:
+    return Neighbors(rows.new_empty(0, 1), torch.empty(0, 1, dtype=torch.int64, device=rows.device))
 
 
 def expanded_sets(rows: Tensor, found: Neighbors, k1: int, k2: int, window: Window, scale: Tensor | None) -> Csr:

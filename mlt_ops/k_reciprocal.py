@@ -30,7 +30,9 @@ def window_sizes(k1: int, window: Window, op: str) -> tuple[int, int]:
         raise ValueError(f"{op}: k1 must be at least 1, got {k1}.")
     if window not in ("clustering", "reranking"):
         raise ValueError(f"{op}: window must be 'clustering' or 'reranking', got {window!r}.")
-    full = k1 if window == "clustering" else k1 + 1  # code for clustering asks its search for k1 columns, itself included
+    full = (
+        k1 if window == "clustering" else k1 + 1
+    )  # code for clustering asks its search for k1 columns, itself included
     return full, min(round(k1 / 2) + 1, full)  # round() goes half to even, as NumPy's around
 
 
@@ -70,7 +72,8 @@ def k_reciprocal(
     Source: Zhong et al., Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017, equations 2-7.
     """
     rows = as_features(features, "k_reciprocal")
-    found = as_neighbors(neighbors, rows, window_sizes(k1, window, "k_reciprocal")[0], "k_reciprocal")
+    width = window_sizes(k1, window, "k_reciprocal")[0]
+    found = as_neighbors(neighbors, len(rows), rows.device, width, "k_reciprocal")
     return SparseRows.unchecked(*unchecked_k_reciprocal(rows, found, k1, window, scale), len(rows))
 
 

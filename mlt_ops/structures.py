@@ -184,10 +184,9 @@ def _check_csr(name: str, rows: SparseRows) -> None:
     pointers = rows.rowptr
     if len(pointers) < 1 or pointers[0] != 0 or pointers[-1] != len(rows.col) or bool((pointers.diff() < 0).any()):
         raise ValueError(f"{name}: rowptr must ascend from 0 to {len(rows.col)}, the number of entries.")
-    if rows.nnz and not 0 <= int(rows.col.min()) <= int(rows.col.max()) < rows.num_cols:
-        raise ValueError(
-            f"{name}: col must be between 0 and {rows.num_cols - 1}, got {int(rows.col.min())} to {int(rows.col.max())}."
-        )
+    low, high = (int(rows.col.min()), int(rows.col.max())) if rows.nnz else (0, -1)
+    if low < 0 or high >= rows.num_cols:
+        raise ValueError(f"{name}: col must be between 0 and {rows.num_cols - 1}, got {low} to {high}.")
     row = rows.row_of_entries()
     if bool(((rows.col.diff() <= 0) & (row.diff() == 0)).any()):
         raise ValueError(f"{name}: col must be strictly ascending within each row.")
