@@ -48,7 +48,7 @@ def as_neighbors(
         neighbors: a pair of distances and indices [N, k].
         num_rows: N, the number of rows that the lists belong to.
         device: where those rows are.
-        width: columns needed, fewer only where there are fewer rows.
+        width: columns needed, fewer only where there are fewer rows; further ones are cut off.
         op: the operator, for the message.
 
     Raises:
@@ -75,7 +75,7 @@ def as_neighbors(
         )
     if num_rows and not (distance.min() >= 0 and distance.max() < torch.inf):
         raise ValueError(f"{op}: neighbors.distance must be finite and not negative (clamp rounding errors).")
-    return Neighbors(distance.detach().float().contiguous(), index.int().contiguous())
+    return Neighbors(distance[:, :width].detach().float().contiguous(), index[:, :width].int().contiguous())
 
 
 def rows_per_chunk(bytes_per_row: int, max_memory: int | None, op: str) -> int:
