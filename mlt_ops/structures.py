@@ -115,7 +115,7 @@ class SparseRows:
 
     def to_scipy(self) -> csr_matrix:
         """The stored entries as `scipy.sparse.csr_matrix` on the CPU; explicit zeros stay stored."""
-        from scipy.sparse import csr_matrix
+        from scipy.sparse import csr_matrix  # an optional dependency
 
         parts = tuple(tensor.cpu().numpy() for tensor in (self.value, self.col, self.rowptr))
         return csr_matrix(parts, shape=(self.num_rows, self.num_cols))
@@ -126,14 +126,10 @@ class SparseDistance(SparseRows):
     """The pairs of N rows that are at most `max_distance` apart, in compressed form (CSR), symmetric bit for bit.
 
     What is not stored is farther. Zeros are stored, the diagonal among them; pairs at distance 1 never are, where 1 is
-    the largest distance there is (Jaccard).
+    the largest distance there is (Jaccard). The fields of `SparseRows`, with num_cols = N and values 0..max_distance.
 
     Args:
-        rowptr: [N + 1] int64, ascending from 0 to nnz.
-        col: [nnz] int32 (or int64, which is converted), strictly ascending within a row, 0..N-1.
-        value: [nnz] float32 distances, 0..max_distance.
-        num_cols: N.
-        max_distance: the cut-off.
+        max_distance: the cut-off, the last field.
 
     Raises:
         ValueError: malformed CSR, distances out of range, or not symmetric.
