@@ -62,7 +62,8 @@ class ReciprocalWorker {
     num_full_ = members_.size();
     // Marks: 1 a mutual neighbour, 2 added by expansion. Only the former count in the test of two thirds.
     for (size_t i = 0; i < num_full_; ++i) expand(row, members_[i].col);
-    if (mark_[row] == 0) members_.push_back({static_cast<int32_t>(row), 0.f});  // crowded out by its own copies
+    const auto self = static_cast<int32_t>(row);
+    if (mark_[row] == 0) members_.push_back({self, distance_to(row, self)});  // crowded out by its own copies
     for (const Entry& member : members_) mark_[member.col] = 0;
     sort_by_col(members_);
     weigh(in_.scale[row]);
