@@ -46,6 +46,8 @@ wheel: $(VENV)/.requirements
 gpu-check:
 	$(PYTHON) setup.py --quiet build_ext --inplace
 	$(PYTHON) -m pytest tests/mlt_ops -rs
+	$(PYTHON) benchmarks/bench_ops.py --device cuda --sizes 12936 200000 1000000 --search-size 1000000 --json \
+		"benchmarks/results/$$($(PYTHON) -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "-"))').json"
 
 clean:
 	rm -rf build dist *.egg-info mlt_ops/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

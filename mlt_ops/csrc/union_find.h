@@ -19,4 +19,10 @@ MLT_OPS_SHARED int32_t find_root(volatile int32_t* parent, int32_t i) {
   return i;
 }
 
+// The root of i; writes nothing. For the pass that stores roots: there a shortened path could overwrite one.
+MLT_OPS_SHARED int32_t root_of(const volatile int32_t* parent, int32_t i) {
+  for (int32_t up = parent[i]; up != i; up = parent[i]) i = up;
+  return i;
+}
+
 }  // namespace mlt_ops

@@ -47,7 +47,7 @@ Tensor dbscan_cpu(const Tensor& rowptr, const Tensor& col, const Tensor& value, 
     }
   }
   for (int64_t i = 0; i < num_rows; ++i) {
-    if (core[i]) parent[i] = find_root(parent, static_cast<int32_t>(i));
+    if (core[i]) parent[i] = root_of(parent, static_cast<int32_t>(i));
   }
   constexpr int32_t kNone = std::numeric_limits<int32_t>::max();
   for (int64_t i = 0; i < num_rows; ++i) {

@@ -1,5 +1,5 @@
-// Query expansion and sparse Jaccard distances. With c entries per column, a row of n entries costs O(n c), one float
-// per row of working memory in each thread.
+// Query expansion and sparse Jaccard distances. With c entries per column, a row of n entries costs at most O(n c), two
+// floats per row of working memory in each thread.
 #include <torch/csrc/stable/library.h>
 
 #include "checks.h"
@@ -22,7 +22,7 @@ RowsOfTensors jaccard_cpu(const Tensor& rowptr, const Tensor& col, const Tensor&
   check_jaccard_args(rowptr, col, value, colptr, row, row_value, begin, end);
   const Csr rows = csr_of(rowptr, col, value), columns = csr_of(colptr, row, row_value);
   return rows_to_tensors(value, begin, end, [&] {
-    return JaccardWorker(rows, columns, rowptr.size(0) - 1, static_cast<float>(max_distance));
+    return JaccardWorker(rows, columns, rowptr.size(0) - 1, colptr.size(0) - 1, static_cast<float>(max_distance));
   });
 }
 
