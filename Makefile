@@ -1,4 +1,4 @@
-# make test (all checks) | demo | install | lint | types | wheel | gpu-check | clean.  PYTHON= chooses the interpreter.
+# make test (all checks) | demo | install | lint | types | wheel | gpu-check | sanitize | clean.  PYTHON= chooses the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ NATIVE := setup.py pyproject.toml $(wildcard mlt_ops/csrc/*.* mlt_ops/csrc/*/*.*
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: install demo test lint types wheel gpu-check clean
+.PHONY: install demo test lint types wheel gpu-check sanitize sanitize-threads sanitize-memory sanitize-cuda clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -52,6 +52,37 @@ wheel: $(VENV)/.requirements
 gpu-check:
 	$(PYTHON) setup.py --quiet build_ext --inplace
 	$(PYTHON) -m pytest tests/mlt_ops -rs
+	$(PYTHON) benchmarks/bench_ops.py --device cuda --sizes 12936 200000 1000000 --search-size 1000000 --json \
+		"benchmarks/results/$$($(PYTHON) -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "-"))').json"
+
+# Memory errors and undefined behaviour under the whole test set, races in the row builders; needs g++ and its runtimes.
+sanitize: sanitize-threads sanitize-memory
+
+SANITIZED := build/sanitized
+ASAN := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+
+sanitize-threads:
+	mkdir -p build
+	$(CXX) -std=c++20 -O1 -g -fsanitize=thread -ffp-contract=off -Imlt_ops/csrc tests/sanitize/rows_driver.cpp \
+		-o build/rows_driver -pthread
+	setarch -R build/rows_driver
+
+sanitize-memory:
+	rm -rf $(SANITIZED)
+	mkdir -p $(SANITIZED)
+	cp -r setup.py pyproject.toml LICENSE mlt_ops projects tests $(SANITIZED)
+	rm -rf $(SANITIZED)/mlt_ops/*.so
+	cd $(SANITIZED) && WITH_CUDA=0 CFLAGS="-O1 -g $(ASAN)" LDFLAGS="$(ASAN)" $(abspath $(BIN))/python setup.py --quiet \
+		build_ext --inplace
+	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
+		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		$(abspath $(BIN))/python -m pytest tests/mlt_ops -q
+
+# On a machine with a GPU: invalid accesses and races in the CUDA kernels.
+sanitize-cuda:
+	$(PYTHON) setup.py --quiet build_ext --inplace
+	compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON) -m pytest tests/mlt_ops -q -m gpu
+	compute-sanitizer --tool racecheck --error-exitcode 1 $(PYTHON) -m pytest tests/mlt_ops -q -m gpu
 
 clean:
 	rm -rf build dist *.egg-info mlt_ops/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

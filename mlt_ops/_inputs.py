@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+from mlt_ops.structures import MAX_ROWS, Neighbors
 
 DEFAULT_MEMORY = 1 << 30  # bytes of working memory, inputs and outputs apart
 
@@ -27,12 +30,52 @@ def as_features(tensor: Tensor, op: str, name: str = "features") -> Tensor:
     if not tensor.is_floating_point():
         raise ValueError(f"{op}: {name} must be floating point, got {tensor.dtype}. Convert them with .float().")
     rows = tensor.detach().float().contiguous()
-    if not torch.isfinite(rows).all():
+    largest = max(map(abs, torch.stack(rows.aminmax()).tolist())) if rows.numel() else 0.0  # one pass, no copy
+    if not math.isfinite(largest):
         broken = int((~torch.isfinite(rows)).any(dim=1).sum())
         raise ValueError(f"{op}: {name} must be finite, but {broken} of {len(rows)} rows hold NaN or infinity.")
-    if rows.numel() and rows.abs().max() ** 2 * (4 * rows.shape[1]) > torch.finfo(torch.float32).max / 4:
-        raise ValueError(f"{op}: {name} are too large for float32 squared distances (largest {rows.abs().max():.3g}).")
+    if largest**2 * (4 * rows.shape[1]) > torch.finfo(torch.float32).max / 4:
+        raise ValueError(f"{op}: {name} are too large for float32 squared distances (largest {largest:.3g}).")
     return rows
+
+
+def as_neighbors(
+    neighbors: Neighbors | tuple[Tensor, Tensor], num_rows: int, device: torch.device, width: int, op: str
+) -> Neighbors:
+    """Neighbour lists fit for the kernels: detached, contiguous, distances float32, indices int32 within 0..N-1.
+
+    Args:
+        neighbors: a pair of distances and indices [N, k].
+        num_rows: N, the number of rows that the lists belong to.
+        device: where those rows are.
+        width: columns needed, fewer only where there are fewer rows; further ones are cut off.
+        op: the operator, for the message.
+
+    Raises:
+        ValueError: wrong shape, dtype or device, too few columns, indices out of range, distances negative or NaN.
+    """
+    if num_rows > MAX_ROWS:
+        raise ValueError(f"{op}: at most {MAX_ROWS} rows, got {num_rows}.")
+    distance, index = neighbors
+    for name, tensor, kind in (("distance", distance, "floating"), ("index", index, "int64 or int32")):
+        fits = tensor.is_floating_point() if name == "distance" else tensor.dtype in (torch.int64, torch.int32)
+        if tensor.dim() != 2 or len(tensor) != num_rows or not fits or tensor.device != device:
+            raise ValueError(
+                f"{op}: neighbors.{name} must be {kind} [{num_rows}, k] on {device}, "
+                f"got {tensor.dtype} {list(tensor.shape)} on {tensor.device}."
+            )
+    if distance.shape != index.shape or index.shape[1] < max(min(width, num_rows), 1):
+        raise ValueError(
+            f"{op}: neighbors needs {max(min(width, num_rows), 1)} columns here, "
+            f"got distance {list(distance.shape)} and index {list(index.shape)}."
+        )
+    if num_rows and not 0 <= int(index.min()) <= int(index.max()) < num_rows:
+        raise ValueError(
+            f"{op}: neighbors.index must be between 0 and {num_rows - 1}, got {int(index.min())} to {int(index.max())}."
+        )
+    if num_rows and not (distance.min() >= 0 and distance.max() < torch.inf):
+        raise ValueError(f"{op}: neighbors.distance must be finite and not negative (clamp rounding errors).")
+    return Neighbors(distance[:, :width].detach().float().contiguous(), index[:, :width].int().contiguous())
 
 
 def rows_per_chunk(bytes_per_row: int, max_memory: int | None, op: str) -> int:

@@ -1,10 +1,18 @@
-"""What the operators return."""
+"""What the operators take and return."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+MAX_ROWS = 2**31 - 1  # row numbers are int32 inside the kernels
 
 
 class Neighbors(NamedTuple):
@@ -27,3 +35,163 @@ class KMeansResult(NamedTuple):
     labels: Tensor
     centroids: Tensor
     inertia: float
+
+
+@dataclass(frozen=True, eq=False)
+class SparseRows:
+    """Rows with few non-zero entries, in compressed form (CSR). What is not stored is 0.
+
+    Args:
+        rowptr: [N + 1] int64, ascending from 0 to nnz; row i holds the entries rowptr[i] to rowptr[i + 1].
+        col: [nnz] int32 (or int64, which is converted), strictly ascending within a row, 0..num_cols-1.
+        value: [nnz] float32, finite.
+        num_cols: number of columns, below 2^31.
+
+    Raises:
+        ValueError: malformed CSR, by name.
+    """
+
+    rowptr: Tensor
+    col: Tensor
+    value: Tensor
+    num_cols: int
+
+    def __post_init__(self) -> None:
+        _check_csr(type(self).__name__, self)
+        object.__setattr__(self, "col", self.col.int())
+        for name in ("rowptr", "col", "value"):
+            object.__setattr__(self, name, getattr(self, name).detach().contiguous())
+
+    @classmethod
+    def unchecked(cls, *fields: Any) -> Any:
+        """An instance from fields that are known to be right, without a pass over them.
+
+        Args:
+            *fields: in the order of the constructor.
+        """
+        made = object.__new__(cls)
+        for name, field in zip(cls.__dataclass_fields__, fields):
+            object.__setattr__(made, name, field)
+        return made
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self.rowptr) - 1
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored entries."""
+        return len(self.col)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.value.device
+
+    def row_of_entries(self) -> Tensor:
+        """Row number [nnz] of each entry."""
+        rows = torch.arange(self.num_rows, dtype=torch.int32, device=self.device)
+        return rows.repeat_interleave(self.rowptr.diff(), output_size=self.nnz)
+
+    def to_dense(self, fill: float = 0.0) -> Tensor:
+        """The matrix [N, num_cols] float32.
+
+        Args:
+            fill: value of the entries that are not stored.
+
+        Raises:
+            RuntimeError: it does not fit into the device's memory; the message holds the number of bytes.
+        """
+        needed, there = 4 * self.num_rows * self.num_cols, _memory_of(self.device)
+        if needed > there:
+            raise RuntimeError(
+                f"{type(self).__name__}.to_dense: [{self.num_rows}, {self.num_cols}] float32 takes {needed} bytes, "
+                f"{self.device} has {there}. Work on the {self.nnz} stored entries instead."
+            )
+        dense = self.value.new_full((self.num_rows, self.num_cols), fill)
+        dense[self.row_of_entries(), self.col] = self.value
+        return dense
+
+    def to_scipy(self) -> csr_matrix:
+        """The stored entries as `scipy.sparse.csr_matrix` on the CPU; explicit zeros stay stored."""
+        from scipy.sparse import csr_matrix  # an optional dependency
+
+        parts = tuple(tensor.cpu().numpy() for tensor in (self.value, self.col, self.rowptr))
+        return csr_matrix(parts, shape=(self.num_rows, self.num_cols))
+
+
+@dataclass(frozen=True, eq=False)
+class SparseDistance(SparseRows):
+    """The pairs of N rows that are at most `max_distance` apart, in compressed form (CSR), symmetric bit for bit.
+
+    What is not stored is farther. Zeros are stored, the diagonal among them; pairs at distance 1 never are, where 1 is
+    the largest distance there is (Jaccard). The fields of `SparseRows`, with num_cols = N and values 0..max_distance.
+
+    Args:
+        max_distance: the cut-off, the last field.
+
+    Raises:
+        ValueError: malformed CSR, distances out of range, or not symmetric.
+    """
+
+    max_distance: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_rows != self.num_cols:
+            raise ValueError(f"SparseDistance: must be square, got {self.num_rows} rows and {self.num_cols} columns.")
+        if self.nnz and not 0 <= self.value.min() <= self.value.max() <= torch.tensor(self.max_distance):
+            raise ValueError(
+                f"SparseDistance: value must be between 0 and max_distance={self.max_distance}, "
+                f"got {float(self.value.min())} to {float(self.value.max())}."
+            )
+        order = self.col.argsort(stable=True)  # the transposed matrix's entries, row by row
+        row = self.row_of_entries()
+        mirrored = (row[order], self.col[order], self.value[order])
+        if not all(map(torch.equal, mirrored, (self.col, row, self.value))):
+            raise ValueError("SparseDistance: must be symmetric, value for value: store (i, j) and (j, i) alike.")
+
+    def to_dense(self, fill: float = 1.0) -> Tensor:
+        """The matrix [N, N] float32.
+
+        Args:
+            fill: distance of the pairs that are not stored.
+
+        Raises:
+            RuntimeError: it does not fit into the device's memory; the message holds the number of bytes.
+        """
+        return super().to_dense(fill)
+
+
+def _check_csr(name: str, rows: SparseRows) -> None:
+    integers = (torch.int64, torch.int32)
+    for field, dtypes in (("rowptr", integers[:1]), ("col", integers), ("value", (torch.float32,))):
+        tensor = getattr(rows, field)
+        if tensor.dim() != 1 or tensor.dtype not in dtypes or tensor.device != rows.value.device:
+            raise ValueError(
+                f"{name}: {field} must be 1-D {dtypes[0]} on {rows.value.device}, "
+                f"got {tensor.dim()}-D {tensor.dtype} on {tensor.device}."
+            )
+    if not 0 <= rows.num_cols <= MAX_ROWS:
+        raise ValueError(f"{name}: num_cols must be between 0 and {MAX_ROWS}, got {rows.num_cols}.")
+    if len(rows.col) != len(rows.value):
+        raise ValueError(f"{name}: col and value must be equally long, got {len(rows.col)} and {len(rows.value)}.")
+    pointers = rows.rowptr
+    if len(pointers) < 1 or pointers[0] != 0 or pointers[-1] != len(rows.col) or bool((pointers.diff() < 0).any()):
+        raise ValueError(f"{name}: rowptr must ascend from 0 to {len(rows.col)}, the number of entries.")
+    low, high = (int(rows.col.min()), int(rows.col.max())) if rows.nnz else (0, -1)
+    if low < 0 or high >= rows.num_cols:
+        raise ValueError(f"{name}: col must be between 0 and {rows.num_cols - 1}, got {low} to {high}.")
+    row = rows.row_of_entries()
+    if bool(((rows.col.diff() <= 0) & (row.diff() == 0)).any()):
+        raise ValueError(f"{name}: col must be strictly ascending within each row.")
+    if not torch.isfinite(rows.value).all():
+        raise ValueError(f"{name}: value must be finite.")
+
+
+def _memory_of(device: torch.device) -> int:
+    """Bytes that a tensor may take on the device at most: free on a GPU, built in elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,14 +1,45 @@
-// Argument checks, one function per operator, called first by the CPU and the CUDA kernel alike.
+// Argument checks, one function per operator, called first by the CPU and the CUDA kernel alike. They cover what costs
+// nothing: dimensions, types, devices, layout. The Python functions check the contents, once.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <cstdint>
+
 namespace mlt_ops {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+inline void check_tensor(const char* op, const char* name, const Tensor& tensor, int64_t dim, ScalarType type,
+                         const Tensor& like) {
+  const char* wanted = type == ScalarType::Float ? "float32" : type == ScalarType::Int ? "int32" : "int64";
+  STD_TORCH_CHECK(tensor.dim() == dim, op, ": ", name, " must be ", dim, "-D, got ", tensor.dim(), "-D");
+  STD_TORCH_CHECK(tensor.scalar_type() == type, op, ": ", name, " must be ", wanted);
+  STD_TORCH_CHECK(tensor.is_contiguous(), op, ": ", name, " must be contiguous");
+  STD_TORCH_CHECK(tensor.device() == like.device(), op, ": all arguments must be on one device, ", name, " is not");
+}
+
+inline void check_csr(const char* op, const Tensor& rowptr, const Tensor& col, const Tensor& value) {
+  check_tensor(op, "value", value, 1, ScalarType::Float, value);
+  check_tensor(op, "col", col, 1, ScalarType::Int, value);
+  check_tensor(op, "rowptr", rowptr, 1, ScalarType::Long, value);
+  STD_TORCH_CHECK(rowptr.size(0) >= 1, op, ": rowptr must be [N + 1], got no element");
+  STD_TORCH_CHECK(col.size(0) == value.size(0), op, ": col and value must be equally long, got ", col.size(0), " and ",
+                  value.size(0));
+}
+
+inline void check_row_range(const char* op, int64_t begin, int64_t end, int64_t num_rows) {
+  STD_TORCH_CHECK(0 <= begin && begin <= end && end <= num_rows, op, ": rows ", begin, " to ", end,
+                  " are not within 0 to ", num_rows);
+}
+
+inline void check_width(const char* op, const char* name, int64_t width, const Tensor& index) {
+  STD_TORCH_CHECK(1 <= width && width <= index.size(1), op, ": ", name, " must be between 1 and the ", index.size(1),
+                  " columns of index, got ", width);
+}
 
 inline void check_segment_mean_args(const Tensor& features, const Tensor& order, const Tensor& rowptr) {
   STD_TORCH_CHECK(features.dim() == 2, "segment_mean: features must be 2-D [N, D], got ", features.dim(), "-D");
@@ -19,6 +50,51 @@ inline void check_segment_mean_args(const Tensor& features, const Tensor& order,
   STD_TORCH_CHECK(rowptr.scalar_type() == ScalarType::Long, "segment_mean: rowptr must be int64");
   STD_TORCH_CHECK(order.device() == features.device() && rowptr.device() == features.device(),
                   "segment_mean: features, order and rowptr must be on one device");
+}
+
+inline void check_mutual_neighbors_args(const Tensor& index, int64_t width) {
+  check_tensor("mutual_neighbors", "index", index, 2, ScalarType::Int, index);
+  check_width("mutual_neighbors", "width", width, index);
+}
+
+inline void check_k_reciprocal_args(const Tensor& features, const Tensor& distance, const Tensor& index,
+                                    const Tensor& full, const Tensor& half, const Tensor& scale, int64_t begin,
+                                    int64_t end) {
+  const char* op = "k_reciprocal";
+  check_tensor(op, "features", features, 2, ScalarType::Float, features);
+  check_tensor(op, "distance", distance, 2, ScalarType::Float, features);
+  check_tensor(op, "index", index, 2, ScalarType::Int, features);
+  check_tensor(op, "full", full, 2, ScalarType::Int, features);
+  check_tensor(op, "half", half, 2, ScalarType::Int, features);
+  check_tensor(op, "scale", scale, 1, ScalarType::Float, features);
+  const int64_t num_rows = features.size(0);
+  for (const Tensor* rows : {&distance, &index, &full, &half, &scale}) {
+    STD_TORCH_CHECK(rows->size(0) == num_rows, op, ": all arguments must have ", num_rows, " rows, got ",
+                    rows->size(0));
+  }
+  STD_TORCH_CHECK(distance.size(1) == index.size(1), op, ": distance and index must have equal shapes");
+  STD_TORCH_CHECK(full.size(1) <= index.size(1), op, ": full must not have more columns than index");
+  check_row_range(op, begin, end, num_rows);
+}
+
+inline void check_expand_query_args(const Tensor& rowptr, const Tensor& col, const Tensor& value, const Tensor& index,
+                                    int64_t k2, int64_t begin, int64_t end) {
+  check_csr("expand_query", rowptr, col, value);
+  check_tensor("expand_query", "index", index, 2, ScalarType::Int, value);
+  check_width("expand_query", "k2", k2, index);
+  check_row_range("expand_query", begin, end, index.size(0));
+}
+
+inline void check_jaccard_args(const Tensor& rowptr, const Tensor& col, const Tensor& value, const Tensor& colptr,
+                               const Tensor& row, const Tensor& row_value, int64_t begin, int64_t end) {
+  check_csr("jaccard", rowptr, col, value);
+  check_csr("jaccard", colptr, row, row_value);
+  check_row_range("jaccard", begin, end, rowptr.size(0) - 1);
+}
+
+inline void check_dbscan_args(const Tensor& rowptr, const Tensor& col, const Tensor& value, int64_t min_samples) {
+  check_csr("dbscan", rowptr, col, value);
+  STD_TORCH_CHECK(min_samples >= 1, "dbscan: min_samples must be at least 1, got ", min_samples);
 }
 
 }  // namespace mlt_ops

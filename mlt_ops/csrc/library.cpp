@@ -6,6 +6,20 @@
 STABLE_TORCH_LIBRARY(mlt_ops, m) {
   // features [N, D], order [M] rows sorted by segment, rowptr [K + 1] -> [K, D]
   m.def("segment_mean(Tensor features, Tensor order, Tensor rowptr) -> Tensor");
+  // index [N, k] int32 -> [N, width] int32: the neighbours that are mutual within `width`, -1 in place of the others
+  m.def("mutual_neighbors(Tensor index, int width) -> Tensor");
+  // Rows begin..end of a sparse matrix: number of entries per row, columns (int32), values.
+  m.def("k_reciprocal(Tensor features, Tensor distance, Tensor index, Tensor full, Tensor half, Tensor scale, "
+        "int begin, int end) -> (Tensor, Tensor, Tensor)");
+  m.def("expand_query(Tensor rowptr, Tensor col, Tensor value, Tensor index, int num_cols, int k2, "
+        "int begin, int end) -> (Tensor, Tensor, Tensor)");
+  // Distances to the rows up to the diagonal; colptr, row, row_value: the same matrix by columns.
+  m.def("jaccard(Tensor rowptr, Tensor col, Tensor value, Tensor colptr, Tensor row, Tensor row_value, "
+        "float max_distance, int begin, int end) -> (Tensor, Tensor, Tensor)");
+  // CSR -> colptr [num_cols + 1], row, value
+  m.def("transpose(Tensor rowptr, Tensor col, Tensor value, int num_cols) -> (Tensor, Tensor, Tensor)");
+  // CSR of distances -> [N] int32: smallest core index of the row's cluster, -1 for noise
+  m.def("dbscan(Tensor rowptr, Tensor col, Tensor value, float eps, int min_samples) -> Tensor");
 }
 
 extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C() {

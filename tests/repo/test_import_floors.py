@@ -19,7 +19,7 @@ FLOORS = {
     **dict.fromkeys(["mlt.adapters", "mlt.components", "mlt.api", "mlt"], 4),
 }
 MAY_USE_OPS = {"mlt.modeling", "mlt.clustering", "mlt.evaluation", "mlt.engine", "mlt.adapters", "mlt.api"}
-OPS_MAY_USE = {"torch", "numpy"}  # and the standard library: mlt_ops is installable alone
+OPS_MAY_USE = {"torch", "numpy", "scipy"}  # and the standard library; scipy only inside SparseRows.to_scipy()
 FASTREID_DOOR = MLT / "adapters/fastreid.py"
 
 

@@ -1,0 +1,294 @@
+#!/usr/bin/env python
+"""Speed and memory of mlt_ops, stage by stage, beside a plain NumPy version of the published algorithm.
+
+    python benchmarks/bench_ops.py                          # N = 12,936, D = 2048: the size of Market-1501's train set
+    python benchmarks/bench_ops.py --sizes 12936 50000 200000 --numpy-size 3000 --json benchmarks/results/cpu.json
+
+Features: N/17 identities of lognormal size around unit centres in R^128, lifted to R^D by an orthonormal map, rows
+shuffled. Neighbours come from `knn` of these features (in R^128, where the distances are the same up to rounding, for
+sizes above --search-size), never from the identities. Quality is printed, so that it can be seen that the task is
+neither trivial nor hopeless.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import mlt_ops
+from mlt_ops._inputs import as_features, as_neighbors
+from mlt_ops._sparse import mirror, transpose
+from mlt_ops.expand_query import unchecked_expand_query
+from mlt_ops.jaccard import jaccard_rows
+from mlt_ops.k_reciprocal import unchecked_k_reciprocal
+
+K1, K2, EPS, MIN_SAMPLES, LATENT = 30, 6, 0.6, 4, 128
+Figures = dict[str, Any]
+
+
+def make_features(num_rows: int, dim: int, noise: float, seed: int) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Features [N, D], the same ones before lifting [N, 128], and identities [N].
+
+    Args:
+        num_rows: N.
+        dim: D.
+        noise: length of the noise vector beside unit centres.
+        seed: of all random numbers.
+    """
+    rng = np.random.default_rng(seed)
+    weight = rng.lognormal(0.0, 0.7, size=max(num_rows // 17, 1))
+    pids = rng.choice(len(weight), size=num_rows, p=weight / weight.sum())  # in random order: rows are shuffled
+    centres = rng.standard_normal((len(weight), LATENT), dtype=np.float32)
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    latent = centres[pids] + noise / LATENT**0.5 * rng.standard_normal((num_rows, LATENT), dtype=np.float32)
+    latent /= np.linalg.norm(latent, axis=1, keepdims=True)
+    lift = np.linalg.qr(rng.standard_normal((dim, LATENT)))[0].astype(np.float32)
+    return torch.from_numpy(latent @ lift.T), torch.from_numpy(latent), pids
+
+
+class Stages:
+    """Wall-clock seconds of named stages, the GPU's work included."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Run one stage.
+
+        Args:
+            name: of the stage.
+            function: what to run.
+            *args: for it.
+            **options: for it.
+        """
+        begin = time.perf_counter()
+        result = function(*args, **options)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds[name] = time.perf_counter() - begin
+        return result
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Figures]:
+    """Bytes that the block needs beyond what is held when it begins; on a CPU the resident set, sampled each 2 ms.
+
+    Args:
+        device: whose memory.
+    """
+    figures: Figures = {}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield figures
+        figures["peak_bytes"] = torch.cuda.max_memory_allocated() - before
+        return
+    ctypes.CDLL(None).malloc_trim(0)  # what the search has freed would hide what comes now (glibc)
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before, highest, done = resident(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            highest[0] = max(highest[0], resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    yield figures
+    done.set()
+    watcher.join()
+    figures["peak_bytes"] = max(highest[0], resident()) - before
+
+
+def run_mlt_ops(features: Tensor, neighbors: mlt_ops.Neighbors) -> tuple[Stages, Tensor, Figures]:
+    """The step after the neighbour search, one stage after another.
+
+    Args:
+        features: [N, D].
+        neighbors: of these features.
+    """
+    stages, num_rows = Stages(), len(features)
+    rows = stages("check features", as_features, features, "bench")
+    found = stages("check neighbours", as_neighbors, neighbors, num_rows, rows.device, K1, "bench")
+    sets = stages("k_reciprocal", unchecked_k_reciprocal, rows, found, K1, "clustering", None)
+    expanded = stages("expand_query", unchecked_expand_query, sets, found, K2, num_rows)
+    columns = stages("transpose", transpose, *expanded, num_rows)
+    lower = stages("jaccard", jaccard_rows, expanded, columns, EPS, 0, num_rows)
+    whole = stages("mirror", mirror, *lower)
+    distance = mlt_ops.SparseDistance.unchecked(*whole, num_rows, EPS)
+    labels = stages("dbscan", mlt_ops.dbscan, distance, eps=EPS, min_samples=MIN_SAMPLES)
+    figures = {
+        "entries per row of V": len(sets[1]) / num_rows,
+        "entries per row of V'": len(expanded[1]) / num_rows,
+        "distances per row": distance.nnz / num_rows,
+    }
+    return stages, labels, figures
+
+
+def numpy_distance(features: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The published algorithm (SpCL and its successors) in plain NumPy: Python loops over a dense N x N matrix.
+
+    Args:
+        features: [N, D] unit rows.
+        index: [N, k1] neighbours.
+    """
+    num_rows, half = len(features), round(K1 / 2)
+
+    def mutual(i: int, width: int) -> np.ndarray:
+        forward = index[i, : width + 1]
+        return forward[(index[forward, : width + 1] == i).any(axis=1)]
+
+    full, narrow = [mutual(i, K1) for i in range(num_rows)], [mutual(i, half) for i in range(num_rows)]
+    weights = np.zeros((num_rows, num_rows), dtype=np.float32)
+    for i in range(num_rows):
+        expanded = full[i]
+        for candidate in full[i]:
+            if len(np.intersect1d(narrow[candidate], full[i])) > 2 / 3 * len(narrow[candidate]):
+                expanded = np.append(expanded, narrow[candidate])
+        expanded = np.unique(expanded)
+        weight = np.exp(2 * features[expanded] @ features[i] - 2)
+        weights[i, expanded] = weight / weight.sum()
+    weights = np.stack([weights[index[i, :K2]].mean(axis=0) for i in range(num_rows)])
+    holders = [np.flatnonzero(weights[:, i]) for i in range(num_rows)]
+    distance = np.empty((num_rows, num_rows), dtype=np.float32)
+    for i in range(num_rows):
+        overlap = np.zeros(num_rows, dtype=np.float32)
+        for column in np.flatnonzero(weights[i]):
+            overlap[holders[column]] += np.minimum(weights[i, column], weights[holders[column], column])
+        distance[i] = 1 - overlap / (2 - overlap)
+    return np.maximum(distance, 0)
+
+
+def compare_with_numpy(size: int, dim: int, noise: float, seed: int) -> Figures:
+    """Both implementations on the same features and neighbours.
+
+    Args:
+        size: N.
+        dim: D.
+        noise: as for `make_features`.
+        seed: as for `make_features`.
+    """
+    from sklearn.cluster import DBSCAN
+
+    features, _, _ = make_features(size, dim, noise, seed)
+    neighbors = mlt_ops.knn(features, K1)
+    run_mlt_ops(features, neighbors)
+    ours, labels, _ = run_mlt_ops(features, neighbors)
+    stages = Stages()
+    dense = stages("Jaccard", numpy_distance, features.numpy(), neighbors.index.numpy())
+    model = stages("DBSCAN", DBSCAN(eps=EPS, min_samples=MIN_SAMPLES, metric="precomputed").fit, dense)
+    sparse = mlt_ops.jaccard_distance(features, max_distance=1.0, k1=K1, k2=K2, neighbors=neighbors).to_dense()
+    seconds = sum(ours.seconds.values())
+    return {
+        "N": size,
+        "NumPy seconds": stages.seconds,
+        "mlt_ops seconds": seconds,
+        "times faster": sum(stages.seconds.values()) / seconds,
+        "largest difference of a distance": float((sparse - torch.from_numpy(dense)).abs().max()),
+        "labels that differ": int((labels.numpy() != model.labels_).sum()),
+    }
+
+
+def measure(size: int, args: argparse.Namespace) -> Figures:
+    """All figures of one size.
+
+    Args:
+        size: N.
+        args: command line.
+    """
+    features, latent, pids = make_features(size, args.dim, args.noise, args.seed)
+    features, latent = features.to(args.device), latent.to(args.device)
+    search = Stages()
+    searched = features if size <= args.search_size else latent
+    neighbors = search(f"knn, D = {searched.shape[1]}", mlt_ops.knn, searched, K1)
+    runs, peaks = [], []
+    for _ in range(args.repeats):
+        with peak_memory(features.device) as memory:
+            stages, labels, figures = run_mlt_ops(features, neighbors)
+        runs.append(stages)
+        peaks.append(memory["peak_bytes"])
+    best = min(runs, key=lambda stages: sum(stages.seconds.values()))
+    return {
+        "N": size,
+        "seconds": search.seconds | best.seconds,
+        "seconds after knn": sum(best.seconds.values()),
+        "MB after knn": max(peaks) / 1e6,
+        **figures,
+        **quality(pids, labels.cpu().numpy()),
+    }
+
+
+def quality(pids: np.ndarray, labels: np.ndarray) -> Figures:
+    """How hard the task is, from identities [N] and clusters [N], -1 for noise."""
+    from sklearn.metrics import adjusted_rand_score
+
+    kept = labels >= 0
+    alone = np.where(kept, labels, len(labels) + np.arange(len(labels)))  # an outlier is a cluster of its own
+    return {
+        "clusters": int(labels.max()) + 1,
+        "outliers": float(1 - kept.mean()),
+        "ARI": float(adjusted_rand_score(pids, alone)),
+    }
+
+
+def hardware(device: str) -> Figures:
+    """Where the figures were measured."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return {
+        "GPU": torch.cuda.get_device_name() if device == "cuda" else None,
+        "CPU": next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor()),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "build": mlt_ops.describe_build(),
+    }
+
+
+def main() -> None:
+    """Measure, print, and write the JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[12936])
+    parser.add_argument("--dim", type=int, default=2048)
+    parser.add_argument("--noise", type=float, default=1.55, help="length of the noise beside unit centres")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=5, help="the fastest counts")
+    parser.add_argument("--search-size", type=int, default=20000, help="above it, neighbours are searched in R^128")
+    parser.add_argument("--numpy-size", type=int, default=3000, help="N of the comparison with NumPy; 0: none")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    args = parser.parse_args()
+    results: Figures = {"command": sys.argv, "hardware": hardware(args.device)}
+    print(json.dumps(results, indent=1), flush=True)
+    if args.numpy_size:
+        results["NumPy"] = compare_with_numpy(args.numpy_size, args.dim, args.noise, args.seed)
+        print(json.dumps(results["NumPy"], indent=1), flush=True)
+    results["mlt_ops"] = []
+    for size in args.sizes:
+        results["mlt_ops"].append(measure(size, args))
+        print(json.dumps(results["mlt_ops"][-1], indent=1), flush=True)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = args.json.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(results, indent=1) + "\n")
+        os.replace(unfinished, args.json)
+
+
+if __name__ == "__main__":
+    main()

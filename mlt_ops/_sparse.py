@@ -1,0 +1,100 @@
+"""What the operators on sparse rows share: building rows piece by piece, transposing, mirroring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mlt_ops._library import has_cuda, require_extension
+from mlt_ops.structures import SparseRows
+
+Csr = tuple[Tensor, Tensor, Tensor]  # rowptr or colptr, col or row, value
+_ROWS_PER_CALL = 16384  # a call lasts a fraction of a second: between two calls Python sees Ctrl-C
+
+
+def require_kernels(op: str, device: torch.device) -> None:
+    """Refuse to go on without the operators for this device.
+
+    Args:
+        op: the function that needs them, for the message.
+        device: where its arguments are.
+
+    Raises:
+        RuntimeError: no extension, or one without CUDA kernels for CUDA tensors; the message holds the remedy.
+    """
+    require_extension(op)
+    if device.type == "cuda" and not has_cuda():
+        raise RuntimeError(
+            f"{op}: this build of mlt_ops has CPU kernels only, but the tensors are on {device}. Build it again with "
+            "WITH_CUDA=1, which says what is missing, or pass the tensors' .cpu()."
+        )
+
+
+def build_rows(build: Callable[[int, int], Csr], begin: int, end: int, device: torch.device) -> Csr:
+    """Rows begin..end as CSR, from an operator that builds some rows at a time.
+
+    Args:
+        build: called with the first row and the row after the last; returns entries per row, columns, values.
+        begin: first row.
+        end: row after the last.
+        device: where the rows are.
+    """
+    pieces = [build(i, min(i + _ROWS_PER_CALL, end)) for i in range(begin, end, _ROWS_PER_CALL)]
+    empty = torch.zeros(0, dtype=torch.int32, device=device)
+    pieces = pieces or [(empty.long(), empty, empty.float())]
+    count, col, value = pieces[0] if len(pieces) == 1 else map(torch.cat, zip(*pieces))
+    return torch.nn.functional.pad(count.cumsum(0), (1, 0)), col, value
+
+
+def transpose(rowptr: Tensor, col: Tensor, value: Tensor, num_cols: int) -> Csr:
+    """The matrix by columns, the rows of each column in ascending order.
+
+    Args:
+        rowptr: [N + 1].
+        col: [nnz] int32.
+        value: [nnz].
+        num_cols: number of columns.
+    """
+    if not col.is_cuda:
+        return torch.ops.mlt_ops.transpose(rowptr, col, value, num_cols)
+    sorted_col, order = col.sort(stable=True)
+    colptr = torch.searchsorted(sorted_col, torch.arange(num_cols + 1, dtype=torch.int32, device=col.device))
+    row = SparseRows.unchecked(rowptr, col, value, num_cols).row_of_entries()
+    return colptr, row[order], value[order]
+
+
+def mirror(rowptr: Tensor, col: Tensor, value: Tensor) -> Csr:
+    """The symmetric matrix with this lower triangle, the diagonal included.
+
+    Args:
+        rowptr: [N + 1].
+        col: [nnz] int32, at most the row's number.
+        value: [nnz].
+    """
+    num_rows = len(rowptr) - 1
+    lower = SparseRows.unchecked(rowptr, col, value, num_rows)
+    off_diagonal = col < lower.row_of_entries()
+    kept = torch.nn.functional.pad(off_diagonal.cumsum(0), (1, 0))[rowptr]
+    upper = SparseRows.unchecked(*transpose(kept, col[off_diagonal], value[off_diagonal], num_rows), num_rows)
+    both = rowptr + upper.rowptr
+    mirrored = col.new_empty(lower.nnz + upper.nnz), value.new_empty(lower.nnz + upper.nnz)
+    # A row holds its part of the lower triangle, then its part of the upper one: columns ascend.
+    for half, first in ((lower, both[:-1]), (upper, both[:-1] + rowptr.diff())):
+        shift = (first - half.rowptr[:-1]).repeat_interleave(half.rowptr.diff(), output_size=half.nnz)
+        place = shift + torch.arange(half.nnz, device=col.device)
+        mirrored[0][place], mirrored[1][place] = half.col, half.value
+    return both, *mirrored
+
+
+def fake_rows(like: Tensor, num_rows: int) -> Csr:
+    """Result of an operator that builds rows, for tracing: nobody knows the number of entries before it runs.
+
+    Args:
+        like: a tensor on the right device.
+        num_rows: rows built.
+    """
+    size = torch.library.get_ctx().new_dynamic_size()
+    count = like.new_empty(num_rows, dtype=torch.int64)
+    return count, like.new_empty(size, dtype=torch.int32), like.new_empty(size, dtype=torch.float32)

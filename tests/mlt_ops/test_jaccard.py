@@ -1,0 +1,203 @@
+"""jaccard_distance: published distances, cut-off, symmetry, degenerate inputs, interruption."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import mlt_ops
+from mlt_ops import SparseDistance, reference
+from mlt_ops import _sparse as sparse
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+pytestmark = pytest.mark.skipif(not mlt_ops.has_extension(), reason=mlt_ops.describe_build())
+
+
+def assert_same_bits(one: SparseDistance, other: SparseDistance) -> None:
+    for name in ("rowptr", "col", "value"):
+        assert torch.equal(getattr(one, name).cpu(), getattr(other, name).cpu()), name
+
+
+@pytest.mark.parametrize("case", ["a", "b", "c", "d"])
+def test_published_distances_and_labels(device: torch.device, case: str) -> None:
+    golden = np.load(GOLDEN / f"jaccard_{case}.npz")
+    options = {"k1": int(golden["k1"]), "k2": int(golden["k2"])}
+    features = torch.from_numpy(golden["features"]).to(device)
+    every = mlt_ops.jaccard_distance(features, max_distance=1.0, **options)
+    assert np.abs(every.to_dense().cpu().numpy() - golden["jaccard"]).max() < 2e-6
+    near = mlt_ops.jaccard_distance(features, max_distance=0.6, **options)
+    for eps in (0.4, 0.5, 0.6):
+        labels = golden[f"dbscan_eps{eps}_min4"]
+        assert mlt_ops.dbscan(near, eps=eps, min_samples=4).tolist() == labels.tolist()
+        assert mlt_ops.dbscan(every, eps=eps, min_samples=4).tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize(("num_rows", "k1", "k2"), [(150, 12, 4), (90, 7, 1), (40, 30, 6), (9, 30, 6), (60, 3, 8)])
+def test_equals_the_reference(
+    device: torch.device, clustered: Callable[..., Tensor], num_rows: int, k1: int, k2: int
+) -> None:
+    features = clustered(num_rows).to(device)
+    distance = mlt_ops.jaccard_distance(features, max_distance=1, k1=k1, k2=k2)
+    wanted = torch.from_numpy(reference.jaccard_distance(features.cpu().numpy(), k1, k2)).float()
+    torch.testing.assert_close(distance.to_dense().cpu(), wanted, rtol=0, atol=2e-6)
+
+
+def test_the_result_is_a_valid_symmetric_graph(device: torch.device, clustered: Callable[..., Tensor]) -> None:
+    distance = mlt_ops.jaccard_distance(clustered(300).to(device), max_distance=0.7, k1=15)
+    SparseDistance(*vars(distance).values())  # checks the structure, and symmetry bit for bit
+    assert distance.to_dense().diagonal().eq(0).all()
+    assert distance.value.max() <= 0.7
+
+
+def test_the_cut_off_only_leaves_out(clustered: Callable[..., Tensor]) -> None:
+    features = clustered(200)
+    full = mlt_ops.jaccard_distance(features, max_distance=2.0, k1=12).to_dense()
+    near = mlt_ops.jaccard_distance(features, max_distance=0.5, k1=12)
+    assert torch.equal(near.to_dense(), torch.where(full <= 0.5, full, 1.0))
+    assert full.lt(1).any(dim=1).all()
+    assert full.max() == 1
+
+
+def test_pairs_with_nothing_in_common_are_not_stored(device: torch.device) -> None:
+    features = torch.tensor([[0.0], [0.1], [5.0], [5.1]], device=device)
+    distance = mlt_ops.jaccard_distance(features, max_distance=1.0, k1=2, k2=1)
+    assert distance.rowptr.tolist() == [0, 2, 4, 6, 8]
+    assert distance.col.tolist() == [0, 1, 0, 1, 2, 3, 2, 3]
+
+
+def test_neighbors_may_come_from_elsewhere(clustered: Callable[..., Tensor]) -> None:
+    features = clustered(150)
+    distance, index = mlt_ops.knn(features, 20)
+    given = mlt_ops.jaccard_distance(features, max_distance=0.6, k1=12, neighbors=(distance, index))
+    assert_same_bits(given, mlt_ops.jaccard_distance(features, max_distance=0.6, k1=12))
+    unlike = mlt_ops.jaccard_distance(features, max_distance=0.6, k1=12, neighbors=(4 * distance, index))
+    assert not torch.equal(given.value, unlike.value)
+
+
+def test_thousands_of_equal_images(device: torch.device) -> None:
+    features = torch.ones(3000, 8, device=device) / 8**0.5
+    distance = mlt_ops.jaccard_distance(features, max_distance=0.6)
+    labels = mlt_ops.dbscan(distance, eps=0.6, min_samples=4)
+    assert distance.row_of_entries()[distance.col == 0].numel() > 0
+    assert torch.isfinite(distance.value).all()
+    assert int(labels[0]) == 0  # the first rows are in one another's lists; later ones are crowded out by them
+
+
+def test_no_rows_and_one_row(device: torch.device) -> None:
+    none = mlt_ops.jaccard_distance(torch.zeros(0, 3, device=device), max_distance=0.6)
+    assert (none.num_rows, none.nnz, none.rowptr.tolist()) == (0, 0, [0])
+    assert mlt_ops.dbscan(none, eps=0.6, min_samples=4).shape == (0,)
+    one = mlt_ops.jaccard_distance(torch.ones(1, 3, device=device), max_distance=0.6)
+    assert one.to_dense().tolist() == [[0]]
+
+
+@pytest.mark.usefixtures("restore_threads")
+def test_neither_threads_nor_row_chunks_change_a_bit(
+    clustered: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = clustered(1200)
+    neighbors = mlt_ops.knn(features, 30)
+    found = []
+    for threads, rows_per_call in ((1, 5000), (2, 5000), (4, 5000), (2, 77)):
+        torch.set_num_threads(threads)
+        monkeypatch.setattr(sparse, "_ROWS_PER_CALL", rows_per_call)
+        found.append(mlt_ops.jaccard_distance(features, max_distance=0.8, neighbors=neighbors))
+    for other in found[1:]:
+        assert_same_bits(found[0], other)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("max_distance", [0.6, 1.0])
+def test_cuda_gives_the_cpus_bits(clustered: Callable[..., Tensor], max_distance: float) -> None:
+    features = clustered(4000, 64)
+    neighbors = mlt_ops.knn(features, 30)
+    on_gpu = mlt_ops.Neighbors(*(tensor.cuda() for tensor in neighbors))
+    cpu = mlt_ops.jaccard_distance(features, max_distance=max_distance, neighbors=neighbors)
+    assert_same_bits(cpu, mlt_ops.jaccard_distance(features.cuda(), max_distance=max_distance, neighbors=on_gpu))
+
+
+def test_opcheck(device: torch.device, clustered: Callable[..., Tensor]) -> None:
+    features = clustered(60).to(device)
+    rows = mlt_ops.k_reciprocal(features, mlt_ops.knn(features, 8), k1=8)
+    csr = (rows.rowptr, rows.col, rows.value)
+    columns = sparse.transpose(*csr, rows.num_cols)
+    torch.library.opcheck(torch.ops.mlt_ops.jaccard.default, (*csr, *columns, 0.6, 0, 60))
+    if device.type == "cpu":  # on CUDA a stable sort does it
+        torch.library.opcheck(torch.ops.mlt_ops.transpose.default, (*csr, 60))
+
+
+def test_transpose(device: torch.device) -> None:
+    dense = torch.tensor([[0, 2.0, 0, 1], [0, 3, 0, 0], [4, 5, 0, 0]], device=device)
+    row, col = dense.nonzero(as_tuple=True)
+    rowptr = torch.tensor([0, 2, 3, 5], device=device)
+    found = sparse.transpose(rowptr, col.int(), dense[row, col], 4)
+    assert [part.tolist() for part in found] == [[0, 1, 4, 4, 5], [2, 0, 1, 2, 0], [4, 2, 3, 5, 1]]
+
+
+def test_ctrl_c_ends_it_within_a_second(clustered: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    features = clustered(2000)
+    neighbors = mlt_ops.knn(features, 30)
+    monkeypatch.setattr(sparse, "_ROWS_PER_CALL", 1)  # as long as a job of millions of rows
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None
+    timer = threading.Timer(0.02, signal.pthread_kill, (main_thread, signal.SIGINT))
+
+    def work() -> None:
+        for _ in range(1000):
+            mlt_ops.jaccard_distance(features, max_distance=0.6, neighbors=neighbors)
+
+    begin = time.perf_counter()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert time.perf_counter() - begin < 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": torch.full((9, 2), float("nan"))}, "features must be finite"),
+        ({"features": torch.zeros(9, 2, dtype=torch.int64)}, "features must be floating point"),
+        ({"max_distance": 0.0}, "max_distance must be positive and finite, got 0.0"),
+        ({"max_distance": float("nan")}, "max_distance must be positive"),
+        ({"k1": 0}, "jaccard_distance: k1 must be at least 1"),
+        ({"k2": 0}, "k2 must be at least 1"),
+        ({"neighbors": (torch.zeros(9, 2), torch.zeros(9, 2).long())}, "neighbors needs 5 columns"),
+        ({"neighbors": (torch.zeros(8, 5), torch.zeros(8, 5).long())}, r"must be floating \[9, k\]"),
+        ({"neighbors": (torch.zeros(9, 5, device="meta"), torch.zeros(9, 5).long())}, "on meta"),
+    ],
+)
+def test_errors(changes: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"features": torch.ones(9, 2), "max_distance": 0.6, "k1": 5, "k2": 2} | changes
+    with pytest.raises(ValueError, match=message):
+        mlt_ops.jaccard_distance(**arguments)
+
+
+def test_random_inputs_equal_the_reference() -> None:
+    hypothesis = pytest.importorskip("hypothesis")
+    st = hypothesis.strategies
+
+    @hypothesis.settings(max_examples=60)
+    @hypothesis.given(
+        num_rows=st.integers(1, 40), dim=st.integers(1, 5), k1=st.integers(1, 12), k2=st.integers(1, 8),
+        levels=st.integers(1, 4), seed=st.integers(0, 2**16),
+    )  # fmt: skip
+    def check(num_rows: int, dim: int, k1: int, k2: int, levels: int, seed: int) -> None:
+        rows = torch.randint(
+            levels, (num_rows, dim), generator=torch.Generator().manual_seed(seed)
+        ).float()  # many ties
+        wanted = torch.from_numpy(reference.jaccard_distance(rows.numpy(), k1, k2)).float()
+        found = mlt_ops.jaccard_distance(rows, max_distance=1, k1=k1, k2=k2)
+        torch.testing.assert_close(found.to_dense(), wanted, rtol=0, atol=4e-6)
+
+    check()
