@@ -154,7 +154,7 @@ def dbscan(distance: Floats, eps: float, min_samples: int) -> Integers:
     for start in np.flatnonzero(core):
         if labels[start] >= 0:
             continue
-        label, todo = labels.max() + 1, [start]
+        label, todo = np.max(labels) + 1, [start]
         while todo:
             point = todo.pop()
             if labels[point] < 0:

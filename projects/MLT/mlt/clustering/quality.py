@@ -37,9 +37,9 @@ def label_quality(labels: Tensor, pids: Tensor | None = None, previous: Tensor |
     figures = {"clusters": float(len(sizes)), "outliers": float((new < 0).mean())}
     if len(sizes):
         figures |= {
-            "size_min": float(sizes.min()),
+            "size_min": float(np.min(sizes)),
             "size_median": float(np.median(sizes)),
-            "size_max": float(sizes.max()),
+            "size_max": float(np.max(sizes)),
         }
     if previous is not None:
         figures["churn"] = _churn(previous.cpu().numpy(), new)
