@@ -108,10 +108,10 @@ def _train(cfg: CfgNode, resume: bool) -> Results:
         cfg.freeze()
         seed_everything(cfg.SEED)
     trainer = Trainer(cfg)
-    if comm.is_main():
-        save_cfg(trainer.cfg, os.path.join(cfg.OUTPUT_DIR, "config.yaml"))
     if resume:
         trainer.resume()
+    if comm.is_main() and not trainer.finished:  # the config of a finished run says how it was made
+        save_cfg(trainer.cfg, os.path.join(cfg.OUTPUT_DIR, "config.yaml"))
     trainer.train()
     if not trainer.finished:
         logger.warning("stopped after step %d of %d; go on with --resume", trainer.iter, trainer.max_iter)
@@ -138,7 +138,7 @@ def _evaluate_only(cfg: CfgNode) -> Results:
     cfg.MODEL.HEADS.NUM_CLASSES = num_classes_of(state) or 1  # classifiers do not enter evaluation
     cfg.freeze()
     model = build_bare_model(cfg)
-    load_weights(model, state)
+    logger.info("weights from %s: %s", cfg.MODEL.WEIGHTS, load_weights(model, state))
     if cfg.TEST.ADAPT_BN:
         targets = merge_train(read_datasets(cfg, cfg.DATASETS.TARGETS))
         adapt_batch_norm(model, build_test_loader(cfg, shuffled(targets)))

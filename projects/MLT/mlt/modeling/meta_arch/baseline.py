@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from mlt.modeling.meta_arch.reid_model import ReidModel
 from mlt.registry import META_ARCHS
 from mlt.structures import Batch
+from mlt.utils import comm
 
 
 @META_ARCHS.register()
@@ -50,7 +51,12 @@ class Baseline(ReidModel):
         images, targets, _ = self.unpack(batch)
         source, target = images.split([len(targets), len(images) - len(targets)])
         out = self.heads(self.backbone(source))
-        losses = {loss.key: loss(getattr(out, loss.reads), targets) for loss in self.losses}
+        losses = {}
+        for loss in self.losses:
+            rows = getattr(out, loss.reads)
+            # triplets are mined among the rows of all processes
+            pool = () if loss.reads == "logits" else (comm.gather_with_grad(rows), comm.all_gather_rows(targets))
+            losses[loss.key] = loss(rows, targets, *pool)
         if len(target):
             with torch.no_grad():
                 self.heads(self.backbone(target))

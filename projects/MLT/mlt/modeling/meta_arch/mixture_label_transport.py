@@ -142,6 +142,16 @@ class MixtureLabelTransport(ReidModel):
         if self.teacher is not None:
             self.teacher.reset(self.backbone, self.heads)
 
+    @torch.no_grad()
+    def forget_run(self) -> None:
+        """Drop what belongs to the run that weights came from: the memory, whose indices are of its images, and the
+        place in the teacher's ramp."""
+        if self.teacher is not None:
+            self.teacher.ema_steps.zero_()
+        if self.memory is not None:
+            self.memory.reset_queue()
+            self.memory.has_prototypes.zero_()
+
     def forward(self, batch: Batch | Tensor, net: str = "teacher") -> dict[str, Tensor] | Tensor:
         """Losses in training, unit features [B, C] in evaluation.
 
