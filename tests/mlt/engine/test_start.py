@@ -51,6 +51,25 @@ class TestStartModel:
         for name, value in expected.state_dict().items():
             assert torch.equal(found.state_dict()[name], value)
 
+    def test_memory_and_ramp_of_another_run_stay_behind(self, complete, tmp_path):
+        words = {
+            "MODEL__META_ARCHITECTURE": "MixtureLabelTransport",
+            "MODEL__HEADS__NAME": "MixtureLabelHead",
+            "PSEUDO_LABELS__NUM_CLUSTERS": "(4, 5)",
+            "MEMORY__QUEUE_SIZE": 8,
+        }
+        trained = build_bare_model(complete(**words))
+        trained.memory.queue_index.fill_(99)
+        trained.memory.set_prototypes(torch.randn(trained.memory.prototypes.shape))
+        trained.teacher.ema_steps.fill_(7)
+        path = str(tmp_path / "run.pth")
+        torch.save({"model": trained.state_dict()}, path)
+        found = build_start_model(complete(MODEL__WEIGHTS=path, **words), ())
+        assert torch.equal(found.backbone.conv1.weight, trained.backbone.conv1.weight)
+        assert found.memory.queue_index.eq(-1).all()
+        assert not found.memory.has_prototypes
+        assert found.teacher.ema_steps == 0
+
     def test_imagenet_weights_where_nothing_follows(self, complete, tmp_path):
         path = tmp_path / "gone.pth"
         cfg = complete(MODEL__BACKBONE__PRETRAIN=True, MODEL__BACKBONE__PRETRAIN_PATH=path)
