@@ -118,7 +118,7 @@ class TestPretrained:
             raise URLError("no network")
 
         monkeypatch.setattr(WeightsEnum, "get_state_dict", refuse)
-        with pytest.raises(RuntimeError, match=r"resnet18.*no network.*PRETRAIN_PATH"):
+        with pytest.raises(OSError, match=r"resnet18.*no network.*PRETRAIN_PATH"):
             ResNet(18).load_pretrained()
 
     @pytest.mark.parametrize("options", [{"depth": 10}, {"depth": 18, "width": 32}, {"depth": 50, "with_ibn": True}])

@@ -238,6 +238,7 @@ class Trainer(TrainLoop):
         rng = comm.gather_object(rng_state())
         if not comm.is_main():
             return
+        check_finite({k: v.sum() for k, v in self.model.state_dict().items() if v.is_floating_point()}, self.iter)
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -126,7 +126,7 @@ class ResNet(nn.Module):
 
         Raises:
             ValueError: there are no torchvision weights for this network.
-            RuntimeError: the download failed.
+            OSError: the download failed.
         """
         if path:
             return load_weights(self, path)
@@ -138,7 +138,7 @@ class ResNet(nn.Module):
         try:
             state = weights.get_state_dict(progress=False, check_hash=True)
         except OSError as error:  # URLError is one
-            raise RuntimeError(f"Cannot download ImageNet weights from {weights.url}: {error}. {remedy}") from error
+            raise OSError(f"Cannot download ImageNet weights from {weights.url}: {error}. {remedy}") from error
         return load_weights(self, state)
 
 
