@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
+
+from mlt.utils import comm
 
 
 class ReidLoss(nn.Module):
@@ -14,3 +16,12 @@ class ReidLoss(nn.Module):
 
     key: str
     reads: str
+
+    def over_processes(self, rows: Tensor, targets: Tensor) -> Tensor:
+        """A loss over pairs, mined among the rows of all processes.
+
+        Args:
+            rows: [B, C], this process's.
+            targets: int64 [B].
+        """
+        return self(rows, targets, comm.gather_with_grad(rows), comm.all_gather_rows(targets))

@@ -11,7 +11,6 @@ from yacs.config import CfgNode
 from mlt.modeling.meta_arch.reid_model import ReidModel
 from mlt.registry import META_ARCHS
 from mlt.structures import Batch
-from mlt.utils import comm
 
 
 @META_ARCHS.register()
@@ -54,9 +53,7 @@ class Baseline(ReidModel):
         losses = {}
         for loss in self.losses:
             rows = getattr(out, loss.reads)
-            # triplets are mined among the rows of all processes
-            pool = () if loss.reads == "logits" else (comm.gather_with_grad(rows), comm.all_gather_rows(targets))
-            losses[loss.key] = loss(rows, targets, *pool)
+            losses[loss.key] = loss(rows, targets) if loss.reads == "logits" else loss.over_processes(rows, targets)
         if len(target):
             with torch.no_grad():
                 self.heads(self.backbone(target))

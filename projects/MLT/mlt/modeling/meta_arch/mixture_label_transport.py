@@ -179,9 +179,8 @@ class MixtureLabelTransport(ReidModel):
         for loss in self.losses:
             if loss.reads == "logits":
                 losses[loss.key] = loss([logits[first:] for logits in out.logits], labels)
-            else:  # mined among the rows of all processes
-                rows, targets = getattr(out, loss.reads)[first:], labels[self.group]
-                losses[loss.key] = loss(rows, targets, comm.gather_with_grad(rows), comm.all_gather_rows(targets))
+            else:
+                losses[loss.key] = loss.over_processes(getattr(out, loss.reads)[first:], labels[self.group])
         return losses
 
     def _memory_losses(
