@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 
@@ -10,6 +9,7 @@ from yacs.config import CfgNode
 
 from mlt.config import get_cfg
 from mlt.config.config import save_cfg
+from mlt.engine.fingerprint import fingerprint
 from mlt.engine.trainer import Trainer
 from mlt.utils import comm
 from mlt.utils.seed import seed_everything
@@ -19,15 +19,6 @@ logger = logging.getLogger(__name__)
 INHERITED = ("MODEL.DEVICE", "MODEL.BACKBONE", "MODEL.BN_GROUP", "MODEL.HEADS.POOL_LAYER", "MODEL.PIXEL_MEAN",
              "MODEL.PIXEL_STD", "INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST", "DATASETS", "DATALOADER", "TEST",
              "PRETRAIN.TARGET_STATISTICS", "CUDNN_BENCHMARK")  # fmt: skip
-# what changes nothing in its weights, so that a run on another machine finds the same Stage I
-IGNORED = (
-    "MODEL.DEVICE",
-    "DATASETS.ROOT",
-    "DATALOADER.NUM_WORKERS",
-    "DATALOADER.CACHE_GB",
-    "CUDNN_BENCHMARK",
-    "OUTPUT_DIR",
-)
 
 
 def pretrain_config(cfg: CfgNode, seed: int) -> CfgNode:
@@ -65,17 +56,11 @@ def pretrain_config(cfg: CfgNode, seed: int) -> CfgNode:
 
 
 def _fingerprint(cfg: CfgNode) -> str:
-    relevant, defaults = cfg.clone(), get_cfg()
-    for key in IGNORED:
-        node, default = relevant, defaults
-        *parents, leaf = key.split(".")
-        for name in parents:
-            node, default = node[name], default[name]
-        node[leaf] = default[leaf]
-    relevant.TEST = defaults.TEST
+    relevant = cfg.clone()
+    relevant.TEST = get_cfg().TEST
     relevant.TEST.EVAL_PERIOD = cfg.TEST.EVAL_PERIOD  # decides which epochs may be the best
     relevant.DATASETS.TESTS = cfg.DATASETS.TESTS[:1]  # the one that chooses
-    return hashlib.sha256(relevant.dump().encode()).hexdigest()[:8]
+    return fingerprint(relevant)
 
 
 def ensure_pretrained(cfg: CfgNode) -> list[str]:
