@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ class ReidSet:
     train: tuple[ReidRecord, ...]
     query: tuple[ReidRecord, ...] = ()
     gallery: tuple[ReidRecord, ...] = ()
-    random_galleries: tuple[tuple[int, ...], ...] = ()
+    random_galleries: tuple[tuple[int, ...], ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         total = len(self.query) + len(self.gallery)

@@ -52,4 +52,4 @@ def test_no_test_images() -> None:
 def test_impossible_galleries(galleries: tuple[tuple[int, ...], ...], message: str) -> None:
     query, gallery = (ReidRecord("a"), ReidRecord("b")), (ReidRecord("c"),)
     with pytest.raises(ValueError, match=message):
-        ReidSet("x", (), query, gallery, galleries)
+        ReidSet("x", (), query, gallery, random_galleries=galleries)

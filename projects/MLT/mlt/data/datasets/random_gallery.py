@@ -29,8 +29,8 @@ def split_at_random(
     query = tuple(record for row, record in enumerate(test) if row not in drawn)
     gallery = tuple(record for row, record in enumerate(test) if row in drawn)
     pids = [record.pid for record in query + gallery]
-    others = (_one_of_each(pids, seed) for seed in range(1, num_trials))
-    return ReidSet(name, train, query, gallery, (tuple(range(len(query), len(pids))), *others) if pids else ())
+    galleries = (tuple(range(len(query), len(pids))), *(_one_of_each(pids, seed) for seed in range(1, num_trials)))
+    return ReidSet(name, train, query, gallery, random_galleries=galleries if pids else ())
 
 
 def _one_of_each(pids: Sequence[int], seed: int) -> tuple[int, ...]:
