@@ -10,7 +10,6 @@ from PIL import Image
 
 from mlt.data.datasets import PUBLISHED
 from mlt.data.datasets.published import Count, Published
-from mlt.registry import DATASETS
 from tools import check_dataset
 
 MARKET = {
@@ -136,7 +135,3 @@ def test_no_threads(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         check_dataset.main(["Market1501", "--jobs", "0"])
     assert "--jobs must be >= 1, got 0" in capsys.readouterr().err
-
-
-def test_every_set_has_published_counts() -> None:
-    assert set(PUBLISHED) == set(DATASETS)

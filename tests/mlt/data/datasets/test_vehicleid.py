@@ -10,14 +10,14 @@ import pytest
 from mlt.data.datasets import read_dataset
 from mlt.structures import UNKNOWN, ReidSet
 
-# vehicles are not grouped, names come with and without a suffix, lines end as on Windows
+# vehicles are not grouped, names come with and without a suffix, lists begin and lines end as on Windows
 TEST = "0000009 30\r\n0000004 20\r\n0000007.jpg 20\r\n\r\n0000005 30\r\n0000006 20\r\n"
 
 
 def files(size: int | None = 800, test: str = TEST) -> dict[str, str]:
     lists = {} if size is None else {f"train_test_split/test_list_{size}.txt": test}
     images = {f"image/{number:07d}.jpg": "" for number in range(1, 10)}
-    return images | lists | {"train_test_split/train_list.txt": "0000003 8\n0000001 7\n0000002.jpg 7\n"}
+    return images | lists | {"train_test_split/train_list.txt": "\ufeff0000003 8\n0000001 7\n0000002.jpg 7\n"}
 
 
 @pytest.mark.parametrize(
