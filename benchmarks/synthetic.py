@@ -3,7 +3,7 @@
 
 Renders two domains for each pair of people and camera seeds, measures the table of tools/measure_gap.py, and the same
 for each changed recipe (all from one Stage I), and for further training seeds on the first pair. Writes
-benchmarks/results/synthetic.json and prints the tables of benchmarks/synthetic.md.
+benchmarks/results/synthetic.json and, with synthetic_tables.py, the tables of benchmarks/synthetic.md.
 
     python benchmarks/synthetic.py --seeds 11/4 12/5 13/6 --jobs 2
     python benchmarks/synthetic.py --rows "lambda 5" "learning rate 0.001"   # the other rows stay as they are
@@ -22,17 +22,16 @@ import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
-from tabulate import tabulate
+from synthetic_tables import FULL, in_short, write_page
 
 HERE = Path(__file__).resolve().parent
 TOOLS = HERE.parent / "tools"
 CONFIGS = HERE.parent / "configs" / "MLT"
 SIZES = ["--ids", "100", "--test-ids", "60", "--distractors", "100", "--junk", "40", "--jobs", "1"]
 COMMON = ["PSEUDO_LABELS.NUM_CLUSTERS", "(75,100,125)", "SOLVER.ITERS_PER_EPOCH", "40"]
-FULL, FAITHFUL = "MLT, as configured", "faithful heads and schedule"
+FAITHFUL = "faithful heads and schedule"
 ROWS: dict[str, list[str]] = {
     "without label transport": ["LABEL_TRANSPORT.ENABLED", "False"],
     "single group (K = 100)": ["PSEUDO_LABELS.NUM_CLUSTERS", "(100,)", "PSEUDO_LABELS.GROUP", "0"],
@@ -113,16 +112,6 @@ def gap(work: Path, data: Sequence[str], name: str, words: Sequence[str] = ()) -
     return measured | {"ARI of each epoch": [line["labels/ARI"] for line in map(json.loads, epochs)]}
 
 
-def in_short(measured: dict[str, Any]) -> dict[str, float]:
-    """mAP of the evaluated net, plain and centred, and the final labels' ARI.
-
-    Args:
-        measured: what `gap` returned.
-    """
-    row = measured["rows"][measured["evaluated"]]
-    return {"mAP": row["plain"]["mAP"], "centred": row["centred"]["mAP"], "ARI": measured["labels"]["ARI"]}
-
-
 def measure(work: Path, seeds: Sequence[tuple[int, int]], rows: Iterable[str], jobs: int) -> dict[str, Any]:
     """The tables, and the rows that are asked for, `jobs` runs at a time.
 
@@ -168,91 +157,6 @@ def machine() -> dict[str, str]:
     return {"hardware": cores, "torch": torch.__version__, "python": platform.python_version(), "commit": commit}
 
 
-def cells(values: Sequence[float], digits: int = 1) -> list[str]:
-    """Numbers and their mean as text.
-
-    Args:
-        values: numbers.
-        digits: behind the point.
-    """
-    return [f"{v:.{digits}f}" for v in values] + [f"**{mean(values):.{digits}f}**"]
-
-
-def main_table(measured: dict[str, Any]) -> str:
-    """mAP of all that is compared, gap and label quality, by pair of seeds.
-
-    Args:
-        measured: what `measure` returned.
-    """
-    tables = measured["tables"]
-    body = [
-        [f"{name}, {kind}", *cells([t["rows"][name][kind]["mAP"] for t in tables])]
-        for name in tables[0]["rows"]
-        for kind in ("plain", "centred")
-    ]
-    body += [[name, *cells([f[name] for f in measured["floors"]])] for name in measured["floors"][0]]
-    body += [
-        ["gap closed (teacher, plain)", *cells([t["gap_closed"] for t in tables], 2)],
-        ["final label ARI", *cells([t["labels"]["ARI"] for t in tables], 2)],
-        ["final label NMI", *cells([t["labels"]["NMI"] for t in tables], 2)],
-    ]
-    heads = [f"people {p}, cameras {c}" for p, c in measured["seeds"]]
-    return tabulate(body, ["", *heads, "mean"], tablefmt="pipe", disable_numparse=True)
-
-
-def rows_table(measured: dict[str, Any]) -> str:
-    """mAP of the evaluated net of each changed recipe.
-
-    Args:
-        measured: what `measure` returned.
-    """
-    full = {"machine": measured["machine"], "pairs": [in_short(t) for t in measured["tables"]]}
-    body = [
-        [
-            name,
-            *cells([pair["mAP"] for pair in row["pairs"]]),
-            f"{mean(pair['centred'] for pair in row['pairs']):.1f}",
-            f"{mean(pair['ARI'] for pair in row['pairs']):.2f}",
-            row["machine"]["commit"],
-        ]
-        for name, row in ({FULL: full} | measured["ablations"]).items()
-    ]
-    heads = [f"people {p}, cameras {c}" for p, c in measured["seeds"]]
-    head = ["", *heads, "mean", "mean, centred", "mean ARI", "commit"]
-    return tabulate(body, head, tablefmt="pipe", disable_numparse=True)
-
-
-def seeds_table(measured: dict[str, Any]) -> str:
-    """The main run with further training seeds.
-
-    Args:
-        measured: what `measure` returned.
-    """
-    runs = list(measured["training_seeds"].values())
-    body = []
-    for label, key, digits in (("mAP", "mAP", 1), ("mAP, centred", "centred", 1), ("final label ARI", "ARI", 2)):
-        values = [one[key] for one in runs]
-        body.append([label, *cells(values, digits), f"{stdev(values):.{digits + 1}f}"])
-    heads = [f"seed {seed}" for seed in measured["training_seeds"]]
-    head = ["teacher", *heads, "mean", "standard deviation"]
-    return tabulate(body, head, tablefmt="pipe", disable_numparse=True)
-
-
-def page(measured: dict[str, Any]) -> str:
-    """The tables of benchmarks/synthetic.md.
-
-    Args:
-        measured: what `measure` returned.
-    """
-    people, cameras = measured["seeds"][0]
-    about = ", ".join(f"{key} {value}" for key, value in measured["machine"].items())
-    return "\n\n".join([
-        f"Measured on: {about}.", "mAP in percent:", main_table(measured),
-        "What the parts are worth, mAP of the evaluated net:", rows_table(measured),
-        f"Training seeds (people {people}, cameras {cameras}, one Stage I):", seeds_table(measured),
-    ])  # fmt: skip
-
-
 def keep_other_rows(measured: dict[str, Any], path: Path) -> None:
     """Take over the rows of an earlier measurement that were not measured now, in the order of ROWS.
 
@@ -281,11 +185,12 @@ def main() -> None:
     """Parse, measure, write."""
     args = argument_parser().parse_args()
     seeds = [(int(p), int(c)) for p, c in (pair.split("/") for pair in args.seeds)]
+    args.output = args.output.resolve()
     measured = measure(args.work.resolve(), seeds, args.rows, args.jobs)
     keep_other_rows(measured, args.output)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(measured, indent=1) + "\n")
-    print(page(measured))
+    write_page(args.output)
 
 
 if __name__ == "__main__":
