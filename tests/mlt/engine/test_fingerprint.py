@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from mlt.config import get_cfg
 from mlt.config.config import CfgNode
-from mlt.engine.fingerprint import fingerprint
+from mlt.engine.fingerprint import data_fingerprint, fingerprint
+from mlt.structures import ReidRecord
 
 
 def config(*words: object) -> CfgNode:
@@ -51,3 +55,42 @@ def test_the_tree_is_left_as_it_was(tmp_path):
     fingerprint(cfg)
     assert cfg.is_frozen()
     assert cfg.dump() == before
+
+
+class TestData:
+    @pytest.fixture
+    def images(self, tmp_path: Path) -> list[ReidRecord]:
+        return self.write(tmp_path / "here")
+
+    @staticmethod
+    def write(folder: Path) -> list[ReidRecord]:
+        for number in range(3):
+            path = folder / f"c{number}" / f"{number}.jpg"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(b"x" * (number + 1))
+        return [ReidRecord(str(path), pid, pid) for pid, path in enumerate(sorted(folder.rglob("*.jpg")))]
+
+    def test_the_same_files_elsewhere_are_the_same_data(self, images, tmp_path):
+        moved = self.write(tmp_path / "else" / "where")
+        assert data_fingerprint(moved, images) == data_fingerprint(images, moved)
+
+    @pytest.mark.parametrize("domain", ["source", "target"])
+    def test_files_count_by_number_name_and_size(self, images, domain):
+        def digest(records):
+            return data_fingerprint(records, ()) if domain == "source" else data_fingerprint((), records)
+
+        seen = {digest(images), digest(images[:2]), digest([replace(images[0], path="/a/b.jpg"), *images[1:]])}
+        Path(images[1].path).write_bytes(b"another size")
+        seen.add(digest(images))
+        Path(images[1].path).unlink()
+        seen.add(digest(images))
+        assert len(seen) == 5
+
+    def test_the_domains_are_told_apart(self, images):
+        assert data_fingerprint(images, ()) != data_fingerprint((), images)
+        assert data_fingerprint(images[:1], images[1:]) != data_fingerprint(images[:2], images[2:])
+
+    def test_identities_count_in_the_source_alone(self, images):
+        others = [replace(record, pid=9) for record in images]
+        assert data_fingerprint(images, images) == data_fingerprint(images, others)
+        assert data_fingerprint(images, images) != data_fingerprint(others, images)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 
 from yacs.config import CfgNode
 
 from mlt.config import get_cfg
+from mlt.structures import UNKNOWN, ReidRecord
 
 # what changes no number, so that a run on another machine finds what this one made
 IGNORED = (
@@ -41,6 +43,34 @@ def fingerprint(cfg: CfgNode) -> str:
     relevant.MODEL.BACKBONE.PRETRAIN_PATH = _content(cfg.MODEL.BACKBONE.PRETRAIN_PATH)
     relevant.PRETRAIN.WEIGHTS = [_content(path) for path in cfg.PRETRAIN.WEIGHTS]
     return hashlib.sha256(relevant.dump().encode()).hexdigest()[:8]
+
+
+def data_fingerprint(source: Sequence[ReidRecord], target: Sequence[ReidRecord]) -> str:
+    """Hash of training images: names below their common folder and sizes of the files, and what is known of the
+    source's. Pixels are not read, and target identities not looked at.
+
+    Args:
+        source: labelled images.
+        target: unlabelled images.
+
+    Returns:
+        Eight hex digits.
+    """
+    digest = hashlib.sha256()
+    for records, ids in ((source, [(r.pid, r.camid) for r in source]), (target, [()] * len(target))):
+        paths = [os.path.abspath(record.path) for record in records]
+        start = len(os.path.commonpath(paths)) if paths else 0
+        for path, known in zip(paths, ids, strict=True):
+            digest.update(repr((path[start:], _size(path), *known)).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()[:8]
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:  # the loader will say so, or skip it
+        return UNKNOWN
 
 
 def _content(path: str) -> str:

@@ -89,6 +89,11 @@ class PseudoLabelHook(HookBase):
     ) -> None:
         if transport_feature not in ("normalized", "raw"):
             raise ValueError(f"LABEL_TRANSPORT.FEATURE must be 'normalized' or 'raw', got {transport_feature!r}")
+        if not 0 <= group < len(num_clusters):
+            raise ValueError(
+                f"PSEUDO_LABELS.GROUP {group} is none of the {len(num_clusters)} groups of PSEUDO_LABELS.NUM_CLUSTERS "
+                f"{tuple(num_clusters)}; groups are counted from 0"
+            )
         self.host = host
         self.num_clusters = tuple(num_clusters)
         self.group = group
@@ -112,12 +117,16 @@ class PseudoLabelHook(HookBase):
         Args:
             cfg: the config tree.
             host: the program that trains.
+
+        Raises:
+            ValueError: an unknown METHOD or SCHEDULE, a number out of range, or a round that MAX_EPOCH cuts off.
         """
         labels, transport = cfg.PSEUDO_LABELS, cfg.LABEL_TRANSPORT
         if labels.METHOD != "kmeans":
             raise ValueError(f"PSEUDO_LABELS.METHOD must be 'kmeans', got {labels.METHOD!r}")
         if labels.SCHEDULE not in ("restart", "warm"):
             raise ValueError(f"PSEUDO_LABELS.SCHEDULE must be 'restart' or 'warm', got {labels.SCHEDULE!r}")
+        _check_numbers(cfg)
         return {
             "host": host,
             "num_clusters": labels.NUM_CLUSTERS,
@@ -220,3 +229,22 @@ class PseudoLabelHook(HookBase):
             self.labels = PseudoLabels(state["labels"], tuple(state["num_clusters"]), state["group"])
             self.labelled_epoch = state["labelled_epoch"]
             self.quality = state["quality"]
+
+
+def _check_numbers(cfg: CfgNode) -> None:
+    labels, transport = cfg.PSEUDO_LABELS, cfg.LABEL_TRANSPORT
+    numbers = {f"PSEUDO_LABELS.{key}": labels[key] for key in ("ROUNDS", "PERIOD", "NUM_RESTARTS", "MAX_ITER")}
+    numbers |= {f"LABEL_TRANSPORT.{key}": transport[key] for key in ("PERIOD", "MAX_ITER")}
+    for key, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{key} must be >= 1, got {value}")
+    for key in ("LAMBDA", "TOLERANCE"):
+        if transport[key] <= 0:
+            raise ValueError(f"LABEL_TRANSPORT.{key} must be > 0, got {transport[key]}")
+    begins = (labels.ROUNDS - 1) * labels.PERIOD
+    if begins >= cfg.SOLVER.MAX_EPOCH:
+        raise ValueError(
+            f"PSEUDO_LABELS.ROUNDS {labels.ROUNDS} of PSEUDO_LABELS.PERIOD {labels.PERIOD} epochs: the last would "
+            f"begin after {begins} epochs, but SOLVER.MAX_EPOCH is {cfg.SOLVER.MAX_EPOCH}. "
+            f"Set PSEUDO_LABELS.ROUNDS {-(-cfg.SOLVER.MAX_EPOCH // labels.PERIOD)}, or raise SOLVER.MAX_EPOCH."
+        )

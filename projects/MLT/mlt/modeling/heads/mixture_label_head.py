@@ -15,6 +15,9 @@ from mlt.config import configurable
 from mlt.modeling.heads.neck_head import CLASSIFIER_STD, HeadOutput, NeckHead
 from mlt.registry import HEADS
 
+INITS = ("normal", "centroid")
+MEMORY_FEATURES = ("projection", "embedding")
+
 
 @HEADS.register()
 class MixtureLabelHead(NeckHead):
@@ -69,8 +72,12 @@ class MixtureLabelHead(NeckHead):
             in_channels: channels of the feature map.
 
         Raises:
-            ValueError: more clusters than MODEL.HEADS.MAX_CLUSTERS.
+            ValueError: more clusters than MODEL.HEADS.MAX_CLUSTERS, or an unknown MODEL.HEADS.INIT or MEMORY.FEATURE.
         """
+        for key, value, known in (("MODEL.HEADS.INIT", cfg.MODEL.HEADS.INIT, INITS),
+                                  ("MEMORY.FEATURE", cfg.MEMORY.FEATURE, MEMORY_FEATURES)):  # fmt: skip
+            if value not in known:
+                raise ValueError(f"{key} must be one of {', '.join(known)}, got {value!r}")
         clusters, limit = tuple(cfg.PSEUDO_LABELS.NUM_CLUSTERS), cfg.MODEL.HEADS.MAX_CLUSTERS
         if limit and max(clusters, default=0) > limit:
             raise ValueError(

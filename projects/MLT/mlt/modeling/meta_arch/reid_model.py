@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +33,12 @@ class ReidModel(nn.Module):
         pixel_mean: mean of R, G, B in 0..255.
         pixel_std: standard deviation of R, G, B in 0..255.
         teacher: average of backbone and heads, None for none; it is the net that is evaluated.
+
+    Attributes:
+        num_starts: nets that are trained, each from a Stage I of its own (PRETRAIN.SEEDS).
     """
 
+    num_starts: ClassVar[int] = 1
     pixel_mean: Tensor
     pixel_std: Tensor
     losses: Iterable[ReidLoss]
@@ -91,6 +95,11 @@ class ReidModel(nn.Module):
     def nets(self) -> tuple[str, ...]:
         """Names of the nets there are, the one to be used last."""
         return ("student",) if self.teacher is None else ("student", "teacher")
+
+    @property
+    def trains_classifiers(self) -> bool:
+        """Whether a loss reads logits; else the classifiers get no gradient."""
+        return any(loss.reads == "logits" for loss in self.losses)
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Normalise images, on the model's device.
