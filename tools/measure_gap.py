@@ -6,8 +6,8 @@ Runs `tools/train_net.py` for a Stage II config and for what it is compared with
 is Stage I fine-tuned with the target's labels, by its own recipe with Stage II's augmentation or by --oracle's config.
 The target needs labelled training images and a test split.
 
-Each run has a folder named by a fingerprint of its resolved config and its weights: an unchanged run is not made
-again, a changed one is.
+Each run has a folder named by fingerprints of its resolved config with its weights, and of the images: an unchanged run
+is not made again, a changed one is.
 
     python tools/measure_gap.py --config-file configs/MLT/synthetic.yml --check
     python tools/measure_gap.py --config-file configs/MLT/duke2market.yml --num-gpus 4
@@ -26,14 +26,17 @@ from typing import Any
 
 from tabulate import tabulate
 
+import mlt.components  # noqa: F401  fills the registries
 from mlt.config import CfgNode
 from mlt.config.config import save_cfg
-from mlt.data.datasets import merge_train, read_datasets
-from mlt.engine.fingerprint import fingerprint
-from mlt.engine.pretrain import pretrain_config
+from mlt.data.datasets import read_datasets
+from mlt.engine.check import check_run
+from mlt.engine.fingerprint import data_fingerprint, fingerprint
+from mlt.engine.pretrain import pretrain_config, pretrain_configs
 from mlt.engine.run import load_cfg
+from mlt.engine.start import read_train_images
 from mlt.modeling.weights import is_backbone_only
-from mlt.structures import UNKNOWN
+from mlt.structures import UNKNOWN, ReidRecord
 from mlt.utils.checkpoint import load_checkpoint
 
 TRAIN_NET = os.path.join(os.path.dirname(os.path.abspath(__file__)), "train_net.py")
@@ -53,17 +56,6 @@ def changed(cfg: CfgNode, *pairs: Any) -> CfgNode:
     cfg.merge_from_list(list(pairs))
     cfg.freeze()
     return cfg
-
-
-def in_folder(cfg: CfgNode, out: str, name: str) -> CfgNode:
-    """The config with the folder that belongs to it: OUT/NAME-FINGERPRINT.
-
-    Args:
-        cfg: resolved config.
-        out: folder of all runs.
-        name: what the run is.
-    """
-    return changed(cfg, "OUTPUT_DIR", os.path.join(out, f"{name}-{fingerprint(cfg)}"))
 
 
 def train_net(*words: str) -> int:
@@ -99,30 +91,35 @@ def run_once(cfg: CfgNode, num_gpus: int, *, makes: str) -> str:
     return path
 
 
-def starting_weights(cfg: CfgNode, num_gpus: int) -> list[str]:
+def starting_weights(
+    cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence[ReidRecord], num_gpus: int
+) -> list[str]:
     """What Stage II starts from: weights that the config names, else Stage I, which is trained when missing.
 
     Args:
         cfg: Stage II config.
+        source: labelled training images.
+        target: unlabelled training images.
         num_gpus: processes.
     """
     if cfg.PRETRAIN.WEIGHTS:
         return list(cfg.PRETRAIN.WEIGHTS)
     if cfg.MODEL.WEIGHTS and not is_backbone_only(load_checkpoint(cfg.MODEL.WEIGHTS)):
         return [cfg.MODEL.WEIGHTS]
-    finals = [run_once(pretrain_config(cfg, s), num_gpus, makes="model_final.pth") for s in cfg.PRETRAIN.SEEDS]
+    finals = [run_once(one, num_gpus, makes="model_final.pth") for one in pretrain_configs(cfg, source, target)]
     return [os.path.join(os.path.dirname(path), "model_best.pth") for path in finals]
 
 
-def plan(cfg: CfgNode, starts: Sequence[str], oracle_file: str = "") -> dict[str, CfgNode]:
-    """The runs of the table but Stage I, each with its folder: "adapted", "direct", "adabn", "oracle".
+def plan(cfg: CfgNode, starts: Sequence[str], *, oracle_file: str = "", images: str = "") -> dict[str, CfgNode]:
+    """The runs of the table but Stage I, "adapted", "direct", "adabn" and "oracle", each with a folder of its own.
 
     Args:
         cfg: Stage II config; its OUTPUT_DIR is the folder of all runs.
         starts: weights of Stage I, one for each net; the first is evaluated and fine-tuned.
         oracle_file: config of the fine-tuning; "" = Stage I's recipe with Stage II's augmentation.
+        images: fingerprint of all images.
     """
-    seed, out = cfg.PRETRAIN.SEEDS[0], cfg.OUTPUT_DIR
+    seed = cfg.PRETRAIN.SEEDS[0]
     adapted = changed(cfg, "PRETRAIN.WEIGHTS", list(starts), "PRETRAIN.CONFIG_FILE", "", "MODEL.WEIGHTS", "")
     shared = ("MODEL.WEIGHTS", starts[0], "DATASETS.TESTS", cfg.DATASETS.TESTS)
     source = changed(pretrain_config(cfg, seed), *shared, "DATASETS.TARGETS", cfg.DATASETS.TARGETS)
@@ -133,7 +130,10 @@ def plan(cfg: CfgNode, starts: Sequence[str], oracle_file: str = "") -> dict[str
         oracle.INPUT = cfg.INPUT.clone()
         oracle.freeze()
     runs = {"adapted": adapted, "direct": source, "adabn": changed(source, "TEST.ADAPT_BN", True), "oracle": oracle}
-    return {name: in_folder(run, out, name) for name, run in runs.items()}
+    for name, run in runs.items():
+        folder = "-".join(part for part in (name, fingerprint(run), images) if part)
+        runs[name] = changed(run, "OUTPUT_DIR", os.path.join(cfg.OUTPUT_DIR, folder))
+    return runs
 
 
 def rows(results: dict[str, dict[str, dict[str, float]]]) -> dict[str, Row]:
@@ -157,24 +157,29 @@ def read_json(path: str) -> dict[str, Any]:
         return json.load(file)
 
 
-def require_labels(cfg: CfgNode) -> None:
-    """Refuse what cannot be measured, before hours of training.
+def read_images(cfg: CfgNode) -> tuple[Sequence[ReidRecord], Sequence[ReidRecord], str]:
+    """Source, target, and the fingerprint of all images; what cannot be measured is refused before hours of training.
 
     Args:
         cfg: Stage II config.
 
     Raises:
-        ValueError: no Stage I config, no test split, or a target without identities.
+        ValueError: no Stage I config, no test split, a target without identities, or a config that cannot be trained.
     """
     if not cfg.PRETRAIN.CONFIG_FILE:
         raise ValueError("PRETRAIN.CONFIG_FILE is empty, but it is Stage I that the method is compared with")
-    if not any(data.has_test for data in read_datasets(cfg, cfg.DATASETS.TESTS)[:1]):
+    source, target = read_train_images(cfg)
+    tests = read_datasets(cfg, cfg.DATASETS.TESTS)
+    if not any(data.has_test for data in tests[:1]):
         raise ValueError(f"the first set of DATASETS.TESTS {tuple(cfg.DATASETS.TESTS)} has no query and gallery")
-    if any(record.pid == UNKNOWN for record in merge_train(read_datasets(cfg, cfg.DATASETS.TARGETS))):
+    if any(record.pid == UNKNOWN for record in target):
         raise ValueError(
             f"DATASETS.TARGETS {tuple(cfg.DATASETS.TARGETS)} has training images without identity: the oracle needs "
             "all of them. Adapt with tools/train_net.py instead."
         )
+    check_run(cfg, source, target)
+    tested = [record for data in tests for record in (*data.query, *data.gallery)]
+    return source, target, data_fingerprint([*source, *target, *tested], ())
 
 
 def measure(cfg: CfgNode, *, oracle_file: str = "", num_gpus: int = 1) -> dict[str, Any]:
@@ -189,8 +194,9 @@ def measure(cfg: CfgNode, *, oracle_file: str = "", num_gpus: int = 1) -> dict[s
         "rows" by name, "evaluated" (the name of the method's own row), "labels" (last quality), "gap_closed" of that
         row, plain (None where the oracle is no better than direct transfer), and "runs", the folder of each.
     """
-    require_labels(cfg)
-    runs = plan(cfg, starting_weights(cfg, num_gpus), oracle_file)
+    source, target, images = read_images(cfg)
+    starts = starting_weights(cfg, source, target, num_gpus)
+    runs = plan(cfg, starts, oracle_file=oracle_file, images=images)
     for name, run in runs.items():
         makes = "evaluation.json" if name in ("direct", "adabn") else "model_final.pth"
         run_once(run, num_gpus, makes=makes)

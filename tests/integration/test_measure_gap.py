@@ -109,28 +109,30 @@ def test_promises_that_are_not_kept(out: Path, measure: Measure) -> None:
     assert ", wanted >= 10\n" in printed
 
 
-def test_a_run_that_fails_ends_the_measurement(measure: Measure, tmp_path: Path) -> None:
-    code, printed = measure("OUTPUT_DIR", tmp_path / "run", "SOLVER.IMS_PER_BATCH", 64)
+def test_mistakes_of_stage_two_are_found_before_stage_one(world: Path, tmp_path: Path) -> None:
+    words = ["--config-file", world / "mlt.yml", "OUTPUT_DIR", tmp_path / "run", "PSEUDO_LABELS.GROUP", 7]
+    command = [sys.executable, "tools/measure_gap.py", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: PSEUDO_LABELS.GROUP 7 is none of the 3 groups")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_fails_ends_the_measurement(measure: Measure, stage_one: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pth"
+    broken.write_bytes(stage_one.read_bytes()[:1000])
+    code, printed = measure("OUTPUT_DIR", tmp_path / "run", "PRETRAIN.WEIGHTS", f"['{broken}']")
     assert code == 2
     assert printed.count("error: ") == 1
-    assert "a batch needs 16 = SOLVER.IMS_PER_BATCH 64" in printed
+    assert "is no checkpoint, or a damaged one" in printed
     assert not (tmp_path / "run" / "gap.json").exists()
 
 
-def test_a_target_without_identities_is_refused_before_any_training(world: Path, tmp_path: Path) -> None:
+def test_a_target_without_identities_is_refused(measure: Measure, world: Path, tmp_path: Path) -> None:
     sets = ("DATASETS.TARGETS", f"('Folder@{world}/station/bounding_box_train',)")
-    command = [
-        sys.executable,
-        "tools/measure_gap.py",
-        "--config-file",
-        world / "mlt.yml",
-        "OUTPUT_DIR",
-        tmp_path,
-        *sets,
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: DATASETS.TARGETS ")
-    assert "has training images without identity: the oracle needs all of them" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    code, printed = measure("OUTPUT_DIR", tmp_path / "run", *sets)
+    assert code == 2
+    assert printed.startswith("error: DATASETS.TARGETS ")
+    assert "has training images without identity: the oracle needs all of them" in printed
+    assert not (tmp_path / "run").exists()

@@ -70,10 +70,14 @@ class TestPlan:
     def test_an_oracle_of_ones_own(self, tool: ModuleType, start: str, tmp_path: Path) -> None:
         path = tmp_path / "oracle.yml"
         path.write_text(f"_BASE_: {ROOT}/configs/Pretrain/synthetic.yml\nSOLVER:\n  MAX_EPOCH: 3\n")
-        oracle = tool.plan(config(), [start], str(path))["oracle"]
+        oracle = tool.plan(config(), [start], oracle_file=str(path))["oracle"]
         assert oracle.SOLVER.MAX_EPOCH == 3
         assert oracle.INPUT.CJ.ENABLED
         assert oracle.DATASETS.NAMES == config().DATASETS.TARGETS
+
+    def test_other_images_are_another_run(self, tool: ModuleType, start: str) -> None:
+        before, after = (tool.plan(config(), [start], images=images) for images in ("1", "2"))
+        assert all(before[name].OUTPUT_DIR != after[name].OUTPUT_DIR for name in before)
 
     def changes(self, tool: ModuleType, start: str, **keys: object) -> set[str]:
         before, after = tool.plan(config(), [start]), tool.plan(config(**keys), [start])
@@ -124,12 +128,12 @@ class TestRunOnce:
 
 
 def test_given_weights_are_what_stage_two_starts_from(tool: ModuleType, start: str) -> None:
-    assert tool.starting_weights(config(PRETRAIN__WEIGHTS=[start]), 1) == [start]
+    assert tool.starting_weights(config(PRETRAIN__WEIGHTS=[start]), (), (), 1) == [start]
 
 
 def test_without_stage_one_there_is_nothing_to_compare_with(tool: ModuleType) -> None:
     with pytest.raises(ValueError, match=r"PRETRAIN.CONFIG_FILE is empty"):
-        tool.require_labels(config(PRETRAIN__CONFIG_FILE=""))
+        tool.read_images(config(PRETRAIN__CONFIG_FILE=""))
 
 
 def measured(teacher: float = 60.0, centred: float = 60.0, gap: float | None = 0.6, **labels: float) -> dict[str, Any]:
