@@ -34,6 +34,8 @@ class MemoryBank(nn.Module):
         prototype_momentum: share of the old prototype in its update, in [0, 1].
         instance_weight: weight of the loss against the queue.
         prototype_weight: weight of the loss against the prototypes.
+        rows_per_identity: rows of an identity that move its prototype in one update, >= 1; those beyond do not. It is
+            a given number (DATALOADER.NUM_INSTANCE), because counting them would wait for the GPU.
     """
 
     queue: Tensor
@@ -52,16 +54,20 @@ class MemoryBank(nn.Module):
         prototype_momentum: float = 0.2,
         instance_weight: float = 1.0,
         prototype_weight: float = 1.0,
+        rows_per_identity: int = 4,
     ) -> None:
         super().__init__()
         if queue_size < 1:
             raise ValueError(f"MemoryBank: MEMORY.QUEUE_SIZE must be >= 1, got {queue_size}")
         if not 0 <= prototype_momentum <= 1:
             raise ValueError(f"MemoryBank: MEMORY.PROTOTYPE_MOMENTUM must be in [0, 1], got {prototype_momentum}")
+        if rows_per_identity < 1:
+            raise ValueError(f"MemoryBank: rows_per_identity (NUM_INSTANCE) must be >= 1, got {rows_per_identity}")
         self.circle = circle or CircleLoss(divisor=18.0)
         self.momentum = prototype_momentum
         self.instance_weight = instance_weight
         self.prototype_weight = prototype_weight
+        self.rows_per_identity = rows_per_identity
         self.register_buffer("queue", torch.zeros(queue_size, num_features))
         self.register_buffer("queue_index", torch.full((queue_size,), EMPTY))
         self.register_buffer("queue_ptr", torch.zeros((), dtype=torch.int64))
@@ -85,6 +91,7 @@ class MemoryBank(nn.Module):
             "prototype_momentum": node.PROTOTYPE_MOMENTUM,
             "instance_weight": node.INSTANCE_WEIGHT,
             "prototype_weight": node.PROTOTYPE_WEIGHT,
+            "rows_per_identity": cfg.DATALOADER.NUM_INSTANCE,
         }
 
     @full_precision
@@ -136,7 +143,7 @@ class MemoryBank(nn.Module):
             source_targets: int64 [A].
         """
         self._enqueue(F.normalize(target_features.to(self.queue.dtype)), target_indices)
-        if len(source_features) and self.has_prototypes:
+        if len(source_features):
             self._move_prototypes(F.normalize(source_features.to(self.queue.dtype)), source_targets)
 
     def _enqueue(self, rows: Tensor, indices: Tensor) -> None:
@@ -148,14 +155,20 @@ class MemoryBank(nn.Module):
         self.queue_ptr.copy_((self.queue_ptr + len(rows)) % size)
 
     def _move_prototypes(self, rows: Tensor, targets: Tensor) -> None:
-        """Row by row c <- normalised (m c + (1-m) f), done at once for rows of different identities."""
+        """Row by row c <- normalised (m c + (1-m) f), at once for rows of different identities; nothing until set.
+
+        Every row carries its identity's prototype along and all of an identity write the same in the end: no step
+        depends on a number that the GPU would have to tell first.
+        """
         same = targets[:, None] == targets[None]
         occurrence = same.tril(-1).sum(1)  # how many earlier rows share the identity
-        for turn in range(int(occurrence.max()) + 1):
-            now = occurrence == turn
-            classes = targets[now]
-            mixed = self.momentum * self.prototypes[classes] + (1 - self.momentum) * rows[now]
-            self.prototypes[classes] = F.normalize(mixed)
+        before = self.prototypes[targets]
+        moved = before
+        for turn in range(min(self.rows_per_identity, len(rows))):
+            now = same & (occurrence == turn)  # [row, the row of its identity whose turn it is]
+            mixed = self.momentum * moved + (1 - self.momentum) * rows[now.long().argmax(1)]
+            moved = torch.where(now.any(1, keepdim=True), F.normalize(mixed), moved)
+        self.prototypes[targets] = torch.where(self.has_prototypes, moved, before)
 
     @torch.no_grad()
     def reset_queue(self) -> None:

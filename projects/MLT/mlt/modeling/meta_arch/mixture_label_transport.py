@@ -137,17 +137,12 @@ class MixtureLabelTransport(ReidModel):
             rows = {key: value for key, value in state.items() if key == "active" or key.startswith("classifiers.")}
             self.teacher.heads.load_state_dict(rows, strict=False)
 
-    def reset_teacher(self) -> None:
-        """Make the teacher the student again, with its ramp at the start."""
-        if self.teacher is not None:
-            self.teacher.reset(self.backbone, self.heads)
-
     @torch.no_grad()
     def forget_run(self) -> None:
         """Drop what belongs to the run that weights came from: the memory, whose indices are of its images, and the
         place in the teacher's ramp."""
         if self.teacher is not None:
-            self.teacher.ema_steps.zero_()
+            self.teacher.restart_ramp()
         if self.memory is not None:
             self.memory.reset_queue()
             self.memory.has_prototypes.zero_()
