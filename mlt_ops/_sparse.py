@@ -11,7 +11,7 @@ from mlt_ops._library import has_cuda, has_extension, require_extension
 from mlt_ops.structures import SparseRows
 
 Csr = tuple[Tensor, Tensor, Tensor]  # rowptr or colptr, col or row, value
-_ROWS_PER_CALL = 16384  # a call lasts a fraction of a second: between two calls Python sees Ctrl-C
+_ROWS_PER_CALL = 8192  # a call lasts a fraction of a second: between two calls Python sees Ctrl-C
 _ENTRIES_PER_CALL = 1 << 24  # likewise
 
 
