@@ -33,7 +33,8 @@ def _add_model(cfg: YacsNode) -> None:
     cfg.MODEL = CN()
     # "cuda" or "cpu". With "cpu", --num-gpus N starts N gloo processes.
     cfg.MODEL.DEVICE = "cuda"
-    # A name of META_ARCHS: "Baseline" (supervised; Stage I) or "MixtureLabelTransport" (Stage II).
+    # A name of META_ARCHS: "Baseline" (supervised; Stage I), "MixtureLabelTransport" (MLT), "MutualMeanTeaching"
+    # (MMT), "PseudoLabelModel" (one net with what is switched on: strong baseline, SpCL, ClusterContrast).
     cfg.MODEL.META_ARCHITECTURE = "Baseline"
     # Checkpoint (ours, or a torchvision ResNet file) to start from; required by --eval-only.
     cfg.MODEL.WEIGHTS = ""
@@ -74,7 +75,8 @@ def _add_model(cfg: YacsNode) -> None:
     cfg.MODEL.BN_GROUP = 0
 
     cfg.MODEL.HEADS = CN()
-    # A name of HEADS: "EmbeddingHead" (one classifier) or "MixtureLabelHead" (one for each clustering).
+    # A name of HEADS: "EmbeddingHead" (one classifier), "MixtureLabelHead" (one for each clustering) or
+    # "NeckHead" (none: the memory classifies).
     cfg.MODEL.HEADS.NAME = "EmbeddingHead"
     # Source identities; 0 = counted in DATASETS.NAMES.
     cfg.MODEL.HEADS.NUM_CLASSES = 0
@@ -88,7 +90,8 @@ def _add_model(cfg: YacsNode) -> None:
     cfg.MODEL.HEADS.DROPOUT = 0.0
 
     cfg.MODEL.LOSSES = CN()
-    # Names of LOSSES whose values are summed.
+    # Names of LOSSES whose values are summed: "CrossEntropyLoss", "TripletLoss"; between the two nets of
+    # MutualMeanTeaching also "SoftCrossEntropyLoss", "SoftTripletLoss"; () where the memory gives the only loss.
     cfg.MODEL.LOSSES.NAME = ("CrossEntropyLoss", "TripletLoss")
     cfg.MODEL.LOSSES.CE = CN()
     # Label smoothing; 0 <= epsilon < 1.
@@ -155,6 +158,8 @@ def _add_data(cfg: YacsNode) -> None:
     cfg.DATALOADER = CN()
     # Images per identity in a batch (K of P x K).
     cfg.DATALOADER.NUM_INSTANCE = 4
+    # An identity of one image fills its NUM_INSTANCE rows with copies; False: it has one row (SpCL).
+    cfg.DATALOADER.PAD_SINGLETONS = True
     # Worker processes; 0 = load in the training process. Batches are the same whatever the number.
     cfg.DATALOADER.NUM_WORKERS = 8
     # A broken image: "error" stops and names it, "skip" replaces it by another of its batch and warns once.
@@ -257,6 +262,8 @@ def _add_mlt_model(cfg: YacsNode) -> None:
     cfg.MODEL.HEADS.MAX_CLUSTERS = 0
     # Classifier rows after a clustering: "normal" N(0, 0.001^2) (paper) or "centroid" (unit cluster means, MMT).
     cfg.MODEL.HEADS.INIT = "normal"
+    # The classifiers also tell source identities apart, and all losses are on both domains (MMT+, strong baseline).
+    cfg.MODEL.HEADS.WITH_SOURCE = False
 
     cfg.MEAN_TEACHER = CN()
     # Keep an exponential moving average of the student; it labels, and it is the model that is evaluated.
@@ -291,18 +298,22 @@ def _add_mlt_model(cfg: YacsNode) -> None:
 def _add_mlt_labels(cfg: YacsNode) -> None:
     CN = type(cfg)
     cfg.PSEUDO_LABELS = CN()
-    # "kmeans".
+    # A name of CLUSTERINGS: "kmeans" (the mixture), "dbscan" (on Jaccard distances), "self_paced" (SpCL).
     cfg.PSEUDO_LABELS.METHOD = "kmeans"
     # Clusters of each group: the mixture. Paper: 600, 700, 800.
     cfg.PSEUDO_LABELS.NUM_CLUSTERS = (600, 700, 800)
     # The group that drives sampler, triplets and memory; counted from 0. Paper: 1.
     cfg.PSEUDO_LABELS.GROUP = 1
-    # Clusterings in the run; >= 1. Paper: 11.
+    # Clusterings in the run; 0 = one every PERIOD epochs to the end. Paper: 11.
     cfg.PSEUDO_LABELS.ROUNDS = 11
     # Epochs from one clustering to the next; the last round takes what is left of MAX_EPOCH.
     cfg.PSEUDO_LABELS.PERIOD = 39
     # "restart": each round starts again from Stage I (paper); "warm": goes on with the nets as they are.
     cfg.PSEUDO_LABELS.SCHEDULE = "restart"
+    # What is clustered: "network" (an extraction pass) or "memory" (the memory's rows, SpCL).
+    cfg.PSEUDO_LABELS.FEATURES = "network"
+    # Features of unit length; False: as the net that labels gives them (MMT's K-Means on the mean of two unit rows).
+    cfg.PSEUDO_LABELS.UNIT_NORM = True
     # Subtract each camera's mean feature before clustering and transport (camera ids only). Paper: no.
     cfg.PSEUDO_LABELS.CAMERA_CENTERING = False
     # K-Means: restarts with new seeds, of which the best is kept, and largest number of iterations.

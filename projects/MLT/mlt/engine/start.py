@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 from mlt.data.build import build_test_loader, iters_per_epoch, shuffled
 from mlt.engine.extract import adapt_batch_norm
 from mlt.modeling.build import build_model
-from mlt.modeling.meta_arch import MixtureLabelTransport, ReidModel
+from mlt.modeling.meta_arch import PseudoLabelModel, ReidModel
 from mlt.modeling.weights import load_weights
 from mlt.structures import UNKNOWN, ReidRecord
 from mlt.utils import comm
@@ -60,7 +60,7 @@ def build_start_model(cfg: CfgNode, target: Sequence[ReidRecord]) -> ReidModel:
     model = build_bare_model(cfg) if path else build_model(cfg)
     if path:
         logger.info("weights from %s: %s", path, load_weights(model, path))
-        if isinstance(model, MixtureLabelTransport):
+        if isinstance(model, PseudoLabelModel):
             model.forget_run()
     if cfg.PRETRAIN.ADAPT_BN and target:
         adapt_batch_norm(model, build_test_loader(cfg, shuffled(target)))

@@ -16,7 +16,7 @@ from mlt.modeling.heads import HeadOutput
 from mlt.modeling.layers import convert_batch_norm
 from mlt.modeling.losses import ReidLoss, build_losses
 from mlt.modeling.mean_teacher import MeanTeacher
-from mlt.registry import HEADS
+from mlt.registry import HEADS, LOSSES
 from mlt.structures import SOURCE, Batch
 
 NORMS = ("BN", "SyncBN")
@@ -35,6 +35,9 @@ class ReidModel(nn.Module):
         teacher: average of backbone and heads, None for none; it is the net that is evaluated.
     """
 
+    num_starts = 1  # Stage I checkpoints that it starts from
+    num_views = 1  # augmentations of each training image in a batch
+    group = 0  # the row of labels that pair losses read
     pixel_mean: Tensor
     pixel_std: Tensor
     losses: Iterable[ReidLoss]
@@ -65,8 +68,10 @@ class ReidModel(nn.Module):
             cfg: the whole tree.
 
         Raises:
-            ValueError: unknown MODEL.BACKBONE.NORM.
+            ValueError: unknown MODEL.BACKBONE.NORM, or no loss at all.
         """
+        if not cfg.MODEL.LOSSES.NAME and not cfg.MEMORY.NAME:
+            raise ValueError(f"There is no loss: MODEL.LOSSES.NAME is empty; it takes names out of {', '.join(LOSSES)}")
         norm = cfg.MODEL.BACKBONE.NORM
         if norm not in NORMS:
             raise ValueError(f"MODEL.BACKBONE.NORM must be one of {', '.join(NORMS)}, got {norm!r}")
@@ -151,6 +156,18 @@ class ReidModel(nn.Module):
         """
         backbone, heads = self.net(net)
         return heads(backbone(self.preprocess(images)))
+
+    def reid_losses(self, out: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
+        """Each of `losses`, and with a shallow head each for it as well.
+
+        Args:
+            out: of B rows, from G classifiers.
+            labels: int64 [G, B].
+        """
+        values = {loss.key: loss.of(out, labels, self.group) for loss in self.losses}
+        if out.auxiliary is not None:
+            values |= {f"{loss.key}_shallow": loss.of(out.auxiliary, labels, self.group) for loss in self.losses}
+        return values
 
     def embed(self, images: Tensor, net: str = "teacher") -> Tensor:
         """Embeddings b after the BNNeck.
