@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from torch import Tensor
 from yacs.config import CfgNode
 
-from mlt.clustering.jaccard_dbscan import cluster_dbscan, mean_of_smallest
+from mlt.clustering.jaccard_dbscan import cluster_dbscan, jaccard_graph, label_graph, mean_of_smallest
 from mlt.clustering.label_target import cluster_kmeans
+from mlt.clustering.self_paced import self_paced_labels
 from mlt.config import configurable
 from mlt.registry import CLUSTERINGS
 from mlt.structures import PseudoLabels
+from mlt_ops.k_reciprocal import Window
+
+logger = logging.getLogger(__name__)
 
 
 class Clustering:
@@ -85,3 +90,138 @@ class KMeansMixture(Clustering):
             features: [N, D].
         """
         return cluster_kmeans(features, self.num_clusters, **self.options)
+
+
+@CLUSTERINGS.register("dbscan")
+class JaccardDbscan(Clustering):
+    """DBSCAN on k-reciprocal Jaccard distances (MLT-DBSCAN, MMT, strong baseline, ClusterContrast).
+
+    Args:
+        eps: largest distance of neighbours; 0 = found at the first clustering from `eps_share`, then kept (MMT).
+        min_samples: neighbours, the image itself included, that make a core point.
+        k1: see `jaccard_graph`.
+        k2: see `jaccard_graph`.
+        window: see `jaccard_graph`.
+        eps_share: see `mean_of_smallest`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        eps: float = 0.6,
+        min_samples: int = 4,
+        k1: int = 30,
+        k2: int = 6,
+        window: Window = "clustering",
+        eps_share: float = 0.0016,
+    ) -> None:
+        self.eps = eps
+        self.min_samples = min_samples
+        self.graph = {"k1": k1, "k2": k2, "window": window}
+        self.eps_share = eps_share
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Constructor arguments from PSEUDO_LABELS.
+
+        Args:
+            cfg: the whole tree.
+        """
+        labels = cfg.PSEUDO_LABELS
+        return {
+            "eps": labels.EPS,
+            "min_samples": labels.MIN_SAMPLES,
+            "k1": labels.K1,
+            "k2": labels.K2,
+            "window": labels.WINDOW,
+            "eps_share": labels.EPS_SHARE,
+        }
+
+    def __call__(self, features: Tensor) -> PseudoLabels:
+        """Cluster.
+
+        Args:
+            features: [N, D] unit rows.
+        """
+        if self.eps > 0:
+            return cluster_dbscan(features, eps=self.eps, min_samples=self.min_samples, **self.graph)
+        graph = jaccard_graph(features, max_distance=1.0, **self.graph)
+        self.eps = mean_of_smallest(graph, self.eps_share)
+        logger.info("DBSCAN: eps is %.4f, the mean of the smallest %g of the distances", self.eps, self.eps_share)
+        return label_graph(graph, eps=self.eps, min_samples=self.min_samples)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Eps, which may have been found."""
+        return {"eps": self.eps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave.
+
+        Args:
+            state: as `state_dict` returned it.
+        """
+        self.eps = state["eps"]
+
+
+@CLUSTERINGS.register("self_paced")
+class SelfPacedDbscan(Clustering):
+    """SpCL's reliable clusters; every other image has a label of its own. See `self_paced_labels`.
+
+    Args:
+        eps: largest distance of neighbours, > 0.
+        gap: to the tighter and to the looser eps.
+        min_samples: neighbours, the image itself included, that make a core point.
+        k1: see `jaccard_graph`.
+        k2: see `jaccard_graph`.
+        share: share of the first clustering's clusters that pass its threshold of independence.
+    """
+
+    @configurable
+    def __init__(
+        self, eps: float = 0.6, gap: float = 0.02, min_samples: int = 4, k1: int = 30, k2: int = 6, share: float = 0.9
+    ) -> None:
+        self.options = {"eps": eps, "gap": gap, "min_samples": min_samples, "share": share}
+        self.graph: dict[str, Any] = {"max_distance": eps + gap, "k1": k1, "k2": k2, "window": "clustering"}
+        self.threshold: float | None = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Constructor arguments from PSEUDO_LABELS.
+
+        Args:
+            cfg: the whole tree.
+        """
+        labels = cfg.PSEUDO_LABELS
+        return {
+            "eps": labels.EPS,
+            "gap": labels.EPS_GAP,
+            "min_samples": labels.MIN_SAMPLES,
+            "k1": labels.K1,
+            "k2": labels.K2,
+            "share": labels.INDEPENDENT_SHARE,
+        }
+
+    def __call__(self, features: Tensor) -> PseudoLabels:
+        """Cluster.
+
+        Args:
+            features: [N, D] unit rows.
+        """
+        graph = jaccard_graph(features, **self.graph)
+        result = self_paced_labels(graph, **self.options, threshold=self.threshold)
+        self.threshold = result.threshold
+        kept = float((result.labels.targets < result.num_clusters).double().mean())
+        logger.info("SpCL: %d reliable clusters keep %.1f %% of the images", result.num_clusters, 100 * kept)
+        return result.labels
+
+    def state_dict(self) -> dict[str, Any]:
+        """The threshold of the first clustering."""
+        return {"threshold": self.threshold}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave.
+
+        Args:
+            state: as `state_dict` returned it.
+        """
+        self.threshold = state["threshold"]

@@ -105,6 +105,17 @@ def _add_model(cfg: YacsNode) -> None:
     cfg.MODEL.LOSSES.TRI.NORM_FEAT = False
     # Weight of the triplet loss.
     cfg.MODEL.LOSSES.TRI.SCALE = 1.0
+    cfg.MODEL.LOSSES.SOFT_CE = CN()
+    # Weight of the cross entropy with the other net's teacher (MMT).
+    cfg.MODEL.LOSSES.SOFT_CE.SCALE = 0.5
+    cfg.MODEL.LOSSES.SOFT_TRI = CN()
+    # As TRI.NORM_FEAT, for the soft triplet loss.
+    cfg.MODEL.LOSSES.SOFT_TRI.NORM_FEAT = False
+    # Weight of the triplet loss against the other net's teacher (MMT).
+    cfg.MODEL.LOSSES.SOFT_TRI.SCALE = 0.8
+    cfg.MODEL.LOSSES.UNCERTAINTY = CN()
+    # Weight of the mean uncertainty, which keeps the weights of the rows up (UNRN).
+    cfg.MODEL.LOSSES.UNCERTAINTY.SCALE = 1.0
 
 
 def _add_input(cfg: YacsNode) -> None:
@@ -277,7 +288,7 @@ def _add_mlt_model(cfg: YacsNode) -> None:
     cfg.MEAN_TEACHER.BN_BUFFERS = "forward"
 
     cfg.MEMORY = CN()
-    # A name of MEMORIES, or "" for none.
+    # A name of MEMORIES: "MemoryBank" (MLT), "HybridMemory" (SpCL), "ClusterMemory" (ClusterContrast); "" for none.
     cfg.MEMORY.NAME = "MemoryBank"
     # Target features kept, first in first out.
     cfg.MEMORY.QUEUE_SIZE = 8192
@@ -290,9 +301,14 @@ def _add_mlt_model(cfg: YacsNode) -> None:
     cfg.MEMORY.DIVISOR = 18.0
     # Share of the old prototype in its update; 0..1.
     cfg.MEMORY.PROTOTYPE_MOMENTUM = 0.2
-    # Weights of the two losses: target queue, source prototypes.
+    # Weights of MemoryBank's two losses: target queue, source prototypes.
     cfg.MEMORY.INSTANCE_WEIGHT = 1.0
     cfg.MEMORY.PROTOTYPE_WEIGHT = 1.0
+    # HybridMemory, ClusterMemory: temperature tau > 0, and share of the old row in its update, 0..1.
+    cfg.MEMORY.TEMPERATURE = 0.05
+    cfg.MEMORY.MOMENTUM = 0.2
+    # ClusterMemory: only the row of a batch that is least similar to its cluster moves it.
+    cfg.MEMORY.HARD = False
 
 
 def _add_mlt_labels(cfg: YacsNode) -> None:
@@ -319,6 +335,21 @@ def _add_mlt_labels(cfg: YacsNode) -> None:
     # K-Means: restarts with new seeds, of which the best is kept, and largest number of iterations.
     cfg.PSEUDO_LABELS.NUM_RESTARTS = 10
     cfg.PSEUDO_LABELS.MAX_ITER = 300
+    # DBSCAN: largest Jaccard distance of neighbours; 0 = the mean of the smallest EPS_SHARE of the distances at the
+    # first clustering (MMT). Papers: 0.6.
+    cfg.PSEUDO_LABELS.EPS = 0.6
+    cfg.PSEUDO_LABELS.EPS_SHARE = 0.0016
+    # DBSCAN: neighbours, the image itself included, that make a core point. Papers: 4.
+    cfg.PSEUDO_LABELS.MIN_SAMPLES = 4
+    # Jaccard distance: neighbours of the reciprocal sets, and rows of the query expansion. Papers: 30 and 6; MMT 20.
+    cfg.PSEUDO_LABELS.K1 = 30
+    cfg.PSEUDO_LABELS.K2 = 6
+    # "clustering" (k1 neighbours with the image itself) or "reranking" (k1 + 1, distances relative to the largest; MMT).
+    cfg.PSEUDO_LABELS.WINDOW = "clustering"
+    # "self_paced": eps of the tighter and the looser criterion lie this far from EPS; paper (SpCL) 0.02.
+    cfg.PSEUDO_LABELS.EPS_GAP = 0.02
+    # "self_paced": share of the first clusters, most independent first, that sets the threshold; paper 0.9.
+    cfg.PSEUDO_LABELS.INDEPENDENT_SHARE = 0.9
 
     cfg.LABEL_TRANSPORT = CN()
     # Re-label by optimal transport between epochs.

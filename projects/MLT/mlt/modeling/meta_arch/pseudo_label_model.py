@@ -182,7 +182,7 @@ class PseudoLabelModel(ReidModel):
         rows, labels = self.labelled(out, source_targets, target_indices)
         losses = self.reid_losses(rows, labels)
         if self.memory is not None:
-            losses |= self._memory_losses(self.memory, out, source_targets, target_indices)
+            losses |= self.memory_losses(self.memory, out, source_targets, target_indices)
         return losses
 
     def labelled(self, out: HeadOutput, source_targets: Tensor, indices: Tensor) -> tuple[HeadOutput, Tensor]:
@@ -208,18 +208,23 @@ class PseudoLabelModel(ReidModel):
         labels = torch.where(labels == UNKNOWN, labels, labels + num_source)
         return out, torch.cat([source_targets.expand(len(labels), -1), labels], dim=1)
 
-    def _memory_losses(
-        self, memory: Memory, out: HeadOutput, source_targets: Tensor, indices: Tensor
+    def memory_losses(
+        self, memory: Memory, out: HeadOutput, source_targets: Tensor, indices: Tensor, **extra: Tensor
     ) -> dict[str, Tensor]:
-        source, target = _memory_rows(out).split([len(source_targets), len(indices)])
-        self._pending = {
-            "source": comm.all_gather_rows(source.detach()),
-            "source_targets": comm.all_gather_rows(source_targets),
-            "target": comm.all_gather_rows(target.detach()),
-            "target_indices": comm.all_gather_rows(indices),
-            "labels": self.labels[self.group],
-        }
-        return memory.losses(source, source_targets, target, indices, self.labels[self.group])
+        """Losses against the memory; the rows are kept for its update after the step.
+
+        Args:
+            memory: the memory.
+            out: of all rows.
+            source_targets: int64 [A], identities of the first rows.
+            indices: int64 [B - A], dataset indices of the rows behind them.
+            **extra: further arguments of this memory, one row for each target row.
+        """
+        source, target = memory_rows(out).split([len(source_targets), len(indices)])
+        rows = {"source": source, "source_targets": source_targets, "target": target, "target_indices": indices, **extra}
+        labels = self.labels[self.group]
+        self._pending = {name: comm.all_gather_rows(row.detach()) for name, row in rows.items()} | {"labels": labels}
+        return memory.losses(**rows, labels=labels)
 
     def after_step(self) -> None:
         """Move the teachers towards their students and write the last batch into the memory."""
@@ -251,7 +256,7 @@ class PseudoLabelModel(ReidModel):
         Returns:
             [B, C], not normalised
         """
-        return _memory_rows(self.run(images, net))
+        return memory_rows(self.run(images, net))
 
     def classify(self, embeddings: Tensor, net: str = "teacher") -> tuple[Tensor, ...]:
         """Logits of stored embeddings for the clusters of every classifier.
@@ -269,5 +274,10 @@ class PseudoLabelModel(ReidModel):
         return tuple(logits[:, heads.num_source :] for logits in heads.classify(embeddings))
 
 
-def _memory_rows(out: HeadOutput) -> Tensor:
+def memory_rows(out: HeadOutput) -> Tensor:
+    """What memories hold and compare: the projection h if there is one, else b.
+
+    Args:
+        out: of B rows.
+    """
     return out.embeddings if out.projection is None else out.projection
