@@ -26,7 +26,7 @@ PATIENCE = 10  # seconds
 def main(args: argparse.Namespace) -> None:
     """What every process of the run does."""
     try:
-        run(load_cfg(args), eval_only=args.eval_only, resume=args.resume)
+        run(load_cfg(args), eval_only=args.eval_only, resume=args.resume, given=args.opts[::2])
     except USER_ERRORS as error:
         if not comm.is_main():  # most errors are everybody's: the main process tells, and with it all others are ended
             time.sleep(PATIENCE)
@@ -34,11 +34,15 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _fail(error: Exception) -> None:
-    """One message for the reader; the traceback goes to the log file."""
-    logging.getLogger("mlt").debug("traceback", exc_info=error)
+    """One message for the reader; the traceback goes to the log file, if there is one already."""
+    logger = logging.getLogger("mlt")
+    logger.debug("traceback", exc_info=error)
     message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     # a worker of a loader hands over its whole traceback as the message
     print(f"error: {message.rpartition(f'{type(error).__name__}: ')[2]}", file=sys.stderr)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            print(f"(where it happened: {handler.baseFilename})", file=sys.stderr)
     raise SystemExit(2)
 
 

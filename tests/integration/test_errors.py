@@ -91,7 +91,7 @@ def test_a_broken_image_may_be_skipped(stage_two: list[str], world: Path, tmp_pa
     broken = sorted((tmp_path / "station" / "bounding_box_train").iterdir())[7]
     broken.write_bytes(b"")
     words = ("DATASETS.TARGETS", f"('Market1501@{tmp_path}/station',)", "DATALOADER.ON_BAD_IMAGE", "skip")
-    text = call(tmp_path / "log", *stage_two, *words, "SOLVER.MAX_EPOCH", 1, "OUTPUT_DIR", tmp_path / "run")
+    text = call(tmp_path / "log", *stage_two, *words, "PSEUDO_LABELS.ROUNDS", 1, "OUTPUT_DIR", tmp_path / "run")
     assert f"Skipped '{broken}'" in text
 
 

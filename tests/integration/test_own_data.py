@@ -16,7 +16,7 @@ from mlt.data.datasets import read_dataset
 from mlt.utils.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow
-SHORT = ("SOLVER.MAX_EPOCH", 2)
+SHORT = ("SOLVER.MAX_EPOCH", 2, "PSEUDO_LABELS.ROUNDS", 1)
 
 
 def write_table(path: Path, data: Path, splits: tuple[str, ...] = ("train",), seed: int | None = None) -> str:
@@ -41,7 +41,7 @@ def test_crops_without_identity_camera_or_test_set(stage_two: list[str], world: 
     run = tmp_path / "run"
     sets = ("DATASETS.TARGETS", f"('Folder@{crops}',)", "DATASETS.TESTS", f"('Folder@{crops}',)")
     words = ("PSEUDO_LABELS.CAMERA_CENTERING", True, "LABEL_TRANSPORT.ENABLED", False, "PSEUDO_LABELS.PERIOD", 1)
-    text = call(tmp_path / "log", *stage_two, *sets, *words, *SHORT, "OUTPUT_DIR", run)
+    text = call(tmp_path / "log", *stage_two, *sets, *words, "SOLVER.MAX_EPOCH", 2, "OUTPUT_DIR", run)
     assert text.count("labels/clusters") == 2
     for said in ("Camera centring is off", "Some cameras are unknown", "has no query or no gallery: not evaluated"):
         assert text.count(said) == 1, said
@@ -93,14 +93,14 @@ def test_source_images_without_identity_are_left_out(stage_two: list[str], world
     rows = table.read_text().splitlines()
     path, _, camid, split = rows[-1].split(",")
     table.write_text("\n".join([*rows[:-1], f"{path},,{camid},{split}"]) + "\n")
-    words = ("DATASETS.NAMES", f"('csv@{table}',)", "SOLVER.MAX_EPOCH", 1, "OUTPUT_DIR", tmp_path / "run")
+    words = ("DATASETS.NAMES", f"('csv@{table}',)", *SHORT, "OUTPUT_DIR", tmp_path / "run")
     call(tmp_path / "log", *stage_two, *words)
     assert load_checkpoint(tmp_path / "run" / "model_final.pth")["model"]["memory.prototypes"].shape[0] == 8
 
 
 def test_stage_one_of_a_source_without_test_set_is_not_chosen_by_the_target(world: Path, tmp_path: Path) -> None:
     source = write_table(tmp_path / "source.csv", world / "campus")
-    words = ("DATASETS.NAMES", f"('{source}',)", "SOLVER.MAX_EPOCH", 1, "OUTPUT_DIR", tmp_path / "run")
+    words = ("DATASETS.NAMES", f"('{source}',)", *SHORT, "OUTPUT_DIR", tmp_path / "run")
     call(tmp_path / "log", "--config-file", world / "mlt.yml", *words)
     results = json.loads(next((tmp_path / "run").glob("pretrain/*/results.json")).read_text())
     assert results["best"]["chosen_by"] == "nothing: the last epoch is taken"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 #   views uint8 [B,3,H,W], a second augmentation of the images, for the models that ask for it
 Batch = dict[str, Any]
 SOURCE, TARGET = 0, 1
+Rows = slice | Tensor  # of a matrix: an index of either kind
 UNKNOWN = -1  # a pid or camid that nobody knows
 
 
@@ -41,12 +42,37 @@ class ReidSet:
         train: training images.
         query: test queries, may be empty.
         gallery: test gallery, may be empty.
+        random_galleries: for a protocol whose results are means over several galleries: of each trial the positions
+            in query + gallery that form its gallery, all others being its queries. () = one trial, as it stands.
+
+    Raises:
+        ValueError: a random gallery that is empty, holds all, or reaches beyond the test images.
     """
 
     name: str
     train: tuple[ReidRecord, ...]
     query: tuple[ReidRecord, ...] = ()
     gallery: tuple[ReidRecord, ...] = ()
+    random_galleries: tuple[tuple[int, ...], ...] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        total = len(self.query) + len(self.gallery)
+        for trial, rows in enumerate(self.random_galleries):
+            if not 0 < len(set(rows)) < total or not 0 <= min(rows) <= max(rows) < total:
+                raise ValueError(
+                    f"{self.name}: random gallery {trial} must hold some, not all, of the positions 0..{total - 1}; "
+                    f"got {len(set(rows))} of {min(rows, default=None)}..{max(rows, default=None)}"
+                )
+
+    def trials(self) -> list[tuple[Rows, Rows]]:
+        """Rows of the queries and of the gallery in query + gallery, for each trial of the protocol."""
+        num_query = len(self.query)
+        if not self.random_galleries:
+            return [(slice(None, num_query), slice(num_query, None))]
+        in_gallery = torch.zeros(len(self.random_galleries), num_query + len(self.gallery), dtype=torch.bool)
+        for row, gallery in zip(in_gallery, self.random_galleries):
+            row[list(gallery)] = True
+        return [((~row).nonzero()[:, 0], row.nonzero()[:, 0]) for row in in_gallery]
 
     @property
     def has_test(self) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,8 +10,11 @@ from yacs.config import CfgNode
 
 from mlt.config import get_cfg
 from mlt.engine import pretrain
-from mlt.engine.pretrain import ensure_pretrained, pretrain_config
+from mlt.engine.fingerprint import data_fingerprint
+from mlt.engine.pretrain import ensure_pretrained, keys_not_inherited, pretrain_config
+from mlt.structures import ReidRecord
 
+SOURCE, TARGET = ([ReidRecord(f"/{name}/{i}.jpg", i) for i in range(3)] for name in "ab")
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = sorted((ROOT / "configs" / "MLT").glob("*.yml"))
 
@@ -116,21 +120,22 @@ def test_each_recipe_file_and_seed_has_its_folder(tmp_path):
 class TestEnsurePretrained:
     def test_given_weights_are_taken(self, tmp_path):
         (tmp_path / "a.pth").touch()
-        assert ensure_pretrained(config(PRETRAIN__WEIGHTS=[str(tmp_path / "a.pth")])) == [str(tmp_path / "a.pth")]
+        cfg = config(PRETRAIN__WEIGHTS=[str(tmp_path / "a.pth")])
+        assert ensure_pretrained(cfg, SOURCE, TARGET) == [str(tmp_path / "a.pth")]
 
     def test_given_weights_that_are_not_there(self):
         with pytest.raises(FileNotFoundError, match=r"PRETRAIN.WEIGHTS names 'gone.pth'.*leave it empty"):
-            ensure_pretrained(config(PRETRAIN__WEIGHTS=["gone.pth"]))
+            ensure_pretrained(config(PRETRAIN__WEIGHTS=["gone.pth"]), SOURCE, TARGET)
 
     def test_finished_ones_are_found_and_each_seed_has_one(self, tmp_path, monkeypatch):
         monkeypatch.setattr(pretrain, "Trainer", None)  # nothing is trained
         cfg = config(OUTPUT_DIR=str(tmp_path), PRETRAIN__SEEDS="(1, 2)")
         for seed in (1, 2):
-            folder = Path(pretrain_config(cfg, seed).OUTPUT_DIR)
+            folder = Path(pretrain_config(cfg, seed, data_fingerprint(SOURCE, TARGET)).OUTPUT_DIR)
             folder.mkdir(parents=True)
             for name in ("model_best.pth", "model_final.pth"):
                 (folder / name).touch()
-        first, second = ensure_pretrained(cfg)
+        first, second = ensure_pretrained(cfg, SOURCE, TARGET)
         assert Path(first).parent.name.startswith("seed1-")
         assert Path(second).parent.name.startswith("seed2-")
 
@@ -156,8 +161,8 @@ class TestEnsurePretrained:
         return Trainer
 
     def test_each_net_is_drawn_by_its_own_seed(self, tmp_path, trainer):
-        ensure_pretrained(config(OUTPUT_DIR=str(tmp_path / "a"), PRETRAIN__SEEDS="(1, 2)"))
-        ensure_pretrained(config(OUTPUT_DIR=str(tmp_path / "b"), PRETRAIN__SEEDS="(2,)", SEED=7))
+        ensure_pretrained(config(OUTPUT_DIR=str(tmp_path / "a"), PRETRAIN__SEEDS="(1, 2)"), SOURCE, TARGET)
+        ensure_pretrained(config(OUTPUT_DIR=str(tmp_path / "b"), PRETRAIN__SEEDS="(2,)", SEED=7), SOURCE, TARGET)
         one, two, again = trainer.draws
         assert one != two
         assert two == again
@@ -166,6 +171,48 @@ class TestEnsurePretrained:
     def test_a_stop_in_stage_one_ends_the_run(self, tmp_path, trainer):
         trainer.stopping = True
         with pytest.raises(SystemExit) as left:
-            ensure_pretrained(config(OUTPUT_DIR=str(tmp_path), PRETRAIN__SEEDS="(1, 2)"))
+            ensure_pretrained(config(OUTPUT_DIR=str(tmp_path), PRETRAIN__SEEDS="(1, 2)"), SOURCE, TARGET)
         assert left.value.code == 143
         assert len(trainer.draws) == 1
+
+    def test_another_data_set_is_not_taken_for_the_same(self, tmp_path, trainer):
+        def folders(source, target, **keys):
+            ensure_pretrained(config(OUTPUT_DIR=str(tmp_path), **keys), source, target)
+            return {path.name for path in tmp_path.glob("pretrain/*")}
+
+        assert len(folders(SOURCE, TARGET)) == 1
+        assert len(folders(SOURCE[:2], TARGET)) == 2
+        assert len(folders(SOURCE, TARGET[:2])) == 3
+        one_domain = {"PRETRAIN__TARGET_STATISTICS": False}
+        assert len(folders(SOURCE, TARGET, **one_domain)) == 4
+        with pytest.raises(FileExistsError):  # the trainer above makes its folder: the target is not looked at
+            folders(SOURCE, TARGET[:2], **one_domain)
+
+    def test_keys_of_the_command_line_that_stage_one_does_not_take_are_named(
+        self, tmp_path, trainer, caplog, monkeypatch
+    ):
+        cfg = config(OUTPUT_DIR=str(tmp_path))
+        monkeypatch.setattr(logging.getLogger("mlt"), "propagate", True)
+        ensure_pretrained(cfg, SOURCE, TARGET, ["SOLVER.BASE_LR", "MODEL.DEVICE", "SEED", "PSEUDO_LABELS.GROUP"])
+        (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert "does not take SOLVER.BASE_LR, SEED from the command line: it follows" in said
+        assert said.endswith("Base-Pretrain.yml, and its seeds are PRETRAIN.SEEDS (0,)")
+
+
+@pytest.mark.parametrize(
+    ("key", "lost"),
+    [
+        ("SOLVER.AMP.ENABLED", True),
+        ("SEED", True),
+        ("TEST.EVAL_PERIOD", True),
+        ("INPUT.REA.ENABLED", True),
+        ("MODEL.HEADS.DROPOUT", True),
+        ("TEST.IMS_PER_BATCH", False),
+        ("MODEL.BACKBONE.DEPTH", False),
+        ("DATASETS.NAMES", False),
+        ("OUTPUT_DIR", False),
+        ("LABEL_TRANSPORT.LAMBDA", False),
+    ],
+)
+def test_keys_not_inherited(key, lost):
+    assert keys_not_inherited([key]) == [key] * lost

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+from yacs.config import CfgNode
 
 from mlt.config import get_cfg
 from mlt.engine import pseudo_label_hook
@@ -246,15 +247,22 @@ class TestQuality:
 
 
 class TestConfig:
-    def test_paper_schedule(self):
+    @staticmethod
+    def config(**keys: object) -> CfgNode:
+        """The defaults with as many epochs as 11 rounds need."""
         cfg = get_cfg()
-        cfg.SOLVER.MAX_EPOCH = 469
+        words = {"SOLVER__MAX_EPOCH": 469} | keys
+        cfg.merge_from_list([word for key, value in words.items() for word in (key.replace("__", "."), value)])
+        return cfg
+
+    def test_paper_schedule(self):
+        cfg = self.config()
         hook = PseudoLabelHook(cfg, Host())
         assert sorted(hook.cluster_epochs) == [39 * number for number in range(11)]
         assert (hook.restart, hook.min_clusters, hook.transport_period) == (True, 16, 1)
 
     def test_transport_off(self):
-        cfg = get_cfg()
+        cfg = self.config()
         cfg.LABEL_TRANSPORT.ENABLED = False
         assert PseudoLabelHook(cfg, Host()).transport_period == 0
 
@@ -264,3 +272,35 @@ class TestConfig:
         cfg.PSEUDO_LABELS[key] = value
         with pytest.raises(ValueError, match=f"PSEUDO_LABELS.{key} must be .*, got '{value}'"):
             PseudoLabelHook(cfg, Host())
+
+    @pytest.mark.parametrize(("num", "group"), [(3, 3), (1, 1), (3, -1)])
+    def test_a_group_that_is_not_there(self, num, group):
+        cfg = self.config(PSEUDO_LABELS__NUM_CLUSTERS=(5,) * num, PSEUDO_LABELS__GROUP=group)
+        with pytest.raises(ValueError, match=rf"PSEUDO_LABELS\.GROUP {group} is none of the {num} groups.*from 0"):
+            PseudoLabelHook(cfg, Host())
+
+    @pytest.mark.parametrize(
+        "key",
+        [
+            *("PSEUDO_LABELS.ROUNDS", "PSEUDO_LABELS.PERIOD", "PSEUDO_LABELS.NUM_RESTARTS", "PSEUDO_LABELS.MAX_ITER"),
+            *("LABEL_TRANSPORT.PERIOD", "LABEL_TRANSPORT.MAX_ITER"),
+        ],
+    )
+    def test_numbers_below_one(self, key):
+        with pytest.raises(ValueError, match=rf"{key} must be >= 1, got 0"):
+            PseudoLabelHook(self.config(**{key: 0}), Host())
+
+    @pytest.mark.parametrize("key", ["LABEL_TRANSPORT.LAMBDA", "LABEL_TRANSPORT.TOLERANCE"])
+    def test_numbers_that_must_be_positive(self, key):
+        with pytest.raises(ValueError, match=rf"{key} must be > 0, got 0\.0"):
+            PseudoLabelHook(self.config(**{key: 0.0}), Host())
+
+    def test_the_last_round_begins_within_the_run(self):
+        assert PseudoLabelHook(self.config(SOLVER__MAX_EPOCH=391), Host())
+        with pytest.raises(
+            ValueError,
+            match=r"ROUNDS 11 of PSEUDO_LABELS\.PERIOD 39 .* after 390 epochs, but SOLVER\.MAX_EPOCH is 390\. "
+            r"Set PSEUDO_LABELS\.ROUNDS 10, or raise",
+        ):
+            PseudoLabelHook(self.config(SOLVER__MAX_EPOCH=390), Host())
+        assert PseudoLabelHook(self.config(SOLVER__MAX_EPOCH=390, PSEUDO_LABELS__ROUNDS=10), Host())

@@ -5,7 +5,14 @@ import torch
 from yacs.config import CfgNode
 
 from mlt.config import get_cfg
-from mlt.engine.start import build_bare_model, build_start_model, complete_config, mixed_precision, parallelize
+from mlt.engine.start import (
+    build_bare_model,
+    build_start_model,
+    complete_config,
+    mixed_precision,
+    parallelize,
+    read_train_images,
+)
 from mlt.structures import UNKNOWN, ReidRecord
 
 SOURCE = [ReidRecord(f"{i}.jpg", pid) for i, pid in enumerate([0, 0, 1, UNKNOWN, 2])]
@@ -33,6 +40,30 @@ class TestCompleteConfig:
     def test_no_data(self):
         with pytest.raises(ValueError, match=r"DATASETS\.NAMES and DATASETS\.TARGETS are both empty"):
             complete_config(config(), (), ())
+
+
+class TestReadTrainImages:
+    @pytest.fixture
+    def sets(self, tmp_path):
+        (tmp_path / "crops").mkdir()
+        (tmp_path / "crops" / "a.jpg").touch()
+        (tmp_path / "half.csv").write_text("path,pid\na.jpg,7\nb.jpg,\n")
+        return f"Folder@{tmp_path}/crops", f"csv@{tmp_path}/half.csv"
+
+    def test_a_source_without_identities_is_named(self, sets):
+        crops, table = sets
+        message = r"DATASETS\.NAMES: Folder@.*/crops has no training images of known identity.*DATASETS\.TARGETS"
+        for names in ((crops,), (table, crops)):
+            with pytest.raises(ValueError, match=message):
+                read_train_images(config(DATASETS__NAMES=names))
+
+    def test_images_and_identities(self, sets):
+        source, target = read_train_images(config(DATASETS__NAMES=sets[1:], DATASETS__TARGETS=sets))
+        assert [record.pid for record in source] == [0, UNKNOWN]
+        assert len(target) == 3
+
+    def test_no_sets(self):
+        assert read_train_images(config(DATASETS__NAMES=())) == ((), ())
 
 
 class TestStartModel:

@@ -62,8 +62,10 @@ class KMeansMixture(Clustering):
         self, num_clusters: tuple[int, ...], group: int = 0, seed: int = 0, num_restarts: int = 10, max_iter: int = 300
     ) -> None:
         if not 0 <= group < len(num_clusters):
-            raise ValueError(f"PSEUDO_LABELS.GROUP {group}: there are {len(num_clusters)} groups "
-                             f"(PSEUDO_LABELS.NUM_CLUSTERS {tuple(num_clusters)}), counted from 0")  # fmt: skip
+            raise ValueError(
+                f"PSEUDO_LABELS.GROUP {group} is none of the {len(num_clusters)} groups of PSEUDO_LABELS.NUM_CLUSTERS "
+                f"{tuple(num_clusters)}; groups are counted from 0"
+            )
         self.num_clusters = tuple(num_clusters)
         self.options = {"group": group, "seed": seed, "num_restarts": num_restarts, "max_iter": max_iter}
 

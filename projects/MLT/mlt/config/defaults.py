@@ -140,7 +140,8 @@ def _add_input(cfg: YacsNode) -> None:
     cfg.INPUT.REA.ENABLED = False
     # Probability of erasing, 0..1.
     cfg.INPUT.REA.PROB = 0.5
-    # Fill in 0..255 RGB; MMT fills 0.485, 0.456, 0.406 *after* normalising, which is this colour before it.
+    # Fill in 0..255 RGB; MMT fills 0.485, 0.456, 0.406 *after* normalising, which is this colour before it. Released
+    # GLT fills 0.596, 0.558, 0.497, which is 158, 148, 132.
     cfg.INPUT.REA.VALUE = [152, 142, 127]
     cfg.INPUT.CJ = CN()
     # Colour jitter.
@@ -203,7 +204,7 @@ def _add_solver(cfg: YacsNode) -> None:
     cfg.SOLVER.WEIGHT_DECAY_BIAS = 5e-4
     # "MultiStepLR" or "CosineAnnealingLR", stepped per epoch after warm-up.
     cfg.SOLVER.SCHED = "MultiStepLR"
-    # Epochs at which MultiStepLR multiplies by GAMMA.
+    # Epochs at which MultiStepLR multiplies by GAMMA; [] = a constant rate.
     cfg.SOLVER.STEPS = [40, 70]
     cfg.SOLVER.GAMMA = 0.1
     # Last learning rate of the cosine.
@@ -214,7 +215,7 @@ def _add_solver(cfg: YacsNode) -> None:
     cfg.SOLVER.AMP = CN()
     # Mixed precision.
     cfg.SOLVER.AMP.ENABLED = False
-    # "bfloat16", or "float16" (with loss scaling; CUDA only).
+    # "bfloat16", or "float16" (with loss scaling).
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     cfg.SOLVER.CLIP_GRADIENTS = CN()
     # Clip the gradient's norm.
@@ -256,10 +257,15 @@ def add_mlt_config(cfg: YacsNode) -> None:
 
     cfg.PRETRAIN = CN()
     # Stage I config; Stage I runs by itself when PRETRAIN.WEIGHTS is empty. "" = there is no Stage I.
+    # Stage I takes from Stage II, and so from the command line, what must be alike in both: MODEL.{DEVICE, BACKBONE,
+    # BN_GROUP, PIXEL_*}, MODEL.HEADS.POOL_LAYER, INPUT.SIZE_*, DATASETS, DATALOADER and TEST without EVAL_PERIOD. All
+    # else is this file's, also SOLVER.AMP: a Stage II that is tried again without it finds its Stage I. SEED is one of
+    # PRETRAIN.SEEDS. The log names the keys of the command line that do not reach Stage I.
     cfg.PRETRAIN.CONFIG_FILE = ""
-    # Stage I checkpoints, one for each net; empty = OUTPUT_DIR/pretrain, trained when missing.
+    # Stage I checkpoints, one for each net that is trained (MLT: one); empty = those in OUTPUT_DIR/pretrain, trained
+    # when they are missing, or when the recipe or the images have changed since.
     cfg.PRETRAIN.WEIGHTS = []
-    # Seeds of Stage I, one for each net. MMT: (1, 2).
+    # Seeds of Stage I, one for each net that is trained. MLT: one; MMT: (1, 2).
     cfg.PRETRAIN.SEEDS = (0,)
     # Stage I: also forward a target batch in every step so that BN statistics mix both domains (paper).
     cfg.PRETRAIN.TARGET_STATISTICS = True
@@ -320,7 +326,8 @@ def _add_mlt_labels(cfg: YacsNode) -> None:
     cfg.PSEUDO_LABELS.NUM_CLUSTERS = (600, 700, 800)
     # The group that drives sampler, triplets and memory; counted from 0. Paper: 1.
     cfg.PSEUDO_LABELS.GROUP = 1
-    # Clusterings in the run; 0 = one every PERIOD epochs to the end. Paper: 11.
+    # Clusterings in the run; 0 = one every PERIOD epochs to the end. The last begins before MAX_EPOCH:
+    # (ROUNDS - 1) * PERIOD < MAX_EPOCH. Paper: 11.
     cfg.PSEUDO_LABELS.ROUNDS = 11
     # Epochs from one clustering to the next; the last round takes what is left of MAX_EPOCH.
     cfg.PSEUDO_LABELS.PERIOD = 39

@@ -13,7 +13,7 @@ from mlt.data.image_dataset import ImageDataset
 from mlt.data.samplers import BatchPlan
 from mlt.data.train_loader import TrainLoader
 from mlt.data.transforms import train_transform
-from mlt.structures import UNKNOWN, ReidRecord
+from mlt.structures import ReidRecord
 from mlt.utils import comm
 
 
@@ -40,10 +40,8 @@ def build_train_loader(
         num_views: augmentations of each image.
 
     Raises:
-        ValueError: no images, or source images of which nobody knows the identities.
+        ValueError: no images, or fewer source identities than a batch needs.
     """
-    if source_records and all(record.pid == UNKNOWN for record in source_records):
-        raise ValueError(f"DATASETS.NAMES {tuple(cfg.DATASETS.NAMES)} has no identities; it may go to DATASETS.TARGETS")
     source, target = (
         _train_images(cfg, r, len(source_records) + len(target_records), num_views) for r in (source_records, target_records)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -62,6 +63,8 @@ def launch(
         if num_machines > 1:
             raise ValueError("--dist-url tcp://HOST:PORT of machine 0 is needed with several machines")
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    # processes that are ended because another one failed are no news
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     context = start_processes(
         _spawned,
         (num_gpus, machine_rank, world, dist_url, device, main, args),
@@ -131,6 +134,7 @@ def _spawned(
 ) -> None:
     if device == "cpu":  # num_local processes share this machine's cores
         torch.set_num_threads(max(1, torch.get_num_threads() // num_local))
+    os.environ["LOCAL_RANK"] = str(local_rank)  # as torchrun sets it
     _enter(local_rank, machine_rank * num_local + local_rank, world, url, device, main, args)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
+from collections.abc import Sequence
 
 from yacs.config import CfgNode
 
 from mlt.config import get_cfg
 from mlt.config.config import save_cfg
+from mlt.engine.fingerprint import data_fingerprint, fingerprint
 from mlt.engine.trainer import Trainer
+from mlt.structures import ReidRecord
 from mlt.utils import comm
 from mlt.utils.seed import seed_everything
 
@@ -19,27 +21,24 @@ logger = logging.getLogger(__name__)
 INHERITED = ("MODEL.DEVICE", "MODEL.BACKBONE", "MODEL.BN_GROUP", "MODEL.HEADS.POOL_LAYER", "MODEL.PIXEL_MEAN",
              "MODEL.PIXEL_STD", "INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST", "DATASETS", "DATALOADER", "TEST",
              "PRETRAIN.TARGET_STATISTICS", "CUDNN_BENCHMARK")  # fmt: skip
-# what changes nothing in its weights, so that a run on another machine finds the same Stage I
-IGNORED = (
-    "MODEL.DEVICE",
-    "DATASETS.ROOT",
-    "DATALOADER.NUM_WORKERS",
-    "DATALOADER.CACHE_GB",
-    "CUDNN_BENCHMARK",
-    "OUTPUT_DIR",
-)
+# what is for Stage II alone, so that nobody expects it to reach Stage I
+STAGE_TWO = ("PSEUDO_LABELS", "LABEL_TRANSPORT", "MEAN_TEACHER", "MEMORY", "PRETRAIN", "OUTPUT_DIR", "MODEL.WEIGHTS",
+             "MODEL.META_ARCHITECTURE", "MODEL.DSBN", "MODEL.HEADS.NAME", "MODEL.HEADS.MAX_CLUSTERS",
+             "MODEL.HEADS.INIT")  # fmt: skip
+OWN = ("TEST.EVAL_PERIOD",)  # inherited sections, but for these
 
 
-def pretrain_config(cfg: CfgNode, seed: int) -> CfgNode:
+def pretrain_config(cfg: CfgNode, seed: int, data: str = "") -> CfgNode:
     """The resolved Stage I config of a Stage II config: PRETRAIN.CONFIG_FILE, fitted to it.
 
     Args:
         cfg: Stage II config.
         seed: seed of this net, one of PRETRAIN.SEEDS.
+        data: fingerprint of the training images.
 
     Returns:
-        A frozen tree; its OUTPUT_DIR, below Stage II's, is named by the seed and a hash of the tree, so a changed
-        recipe is trained anew and an unchanged one is found.
+        A frozen tree; its OUTPUT_DIR, below Stage II's, is named by the seed, a hash of the tree and the images, so a
+        changed recipe or data set is trained anew and an unchanged one is found.
     """
     out = get_cfg()
     out.merge_from_file(cfg.PRETRAIN.CONFIG_FILE)
@@ -59,30 +58,30 @@ def pretrain_config(cfg: CfgNode, seed: int) -> CfgNode:
     out.DATASETS.TESTS = tuple(dict.fromkeys((*cfg.DATASETS.NAMES, *cfg.DATASETS.TESTS)))
     if cfg.MODEL.WEIGHTS:  # a bare backbone: weights that hold more never come here
         out.MODEL.BACKBONE.PRETRAIN, out.MODEL.BACKBONE.PRETRAIN_PATH = True, cfg.MODEL.WEIGHTS
-    out.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "pretrain", f"seed{seed}-{_fingerprint(out)}")
+    name = "-".join(part for part in (f"seed{seed}", _fingerprint(out), data) if part)
+    out.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "pretrain", name)
     out.freeze()
     return out
 
 
 def _fingerprint(cfg: CfgNode) -> str:
-    relevant, defaults = cfg.clone(), get_cfg()
-    for key in IGNORED:
-        node, default = relevant, defaults
-        *parents, leaf = key.split(".")
-        for name in parents:
-            node, default = node[name], default[name]
-        node[leaf] = default[leaf]
-    relevant.TEST = defaults.TEST
+    relevant = cfg.clone()
+    relevant.TEST = get_cfg().TEST
     relevant.TEST.EVAL_PERIOD = cfg.TEST.EVAL_PERIOD  # decides which epochs may be the best
     relevant.DATASETS.TESTS = cfg.DATASETS.TESTS[:1]  # the one that chooses
-    return hashlib.sha256(relevant.dump().encode()).hexdigest()[:8]
+    return fingerprint(relevant)
 
 
-def ensure_pretrained(cfg: CfgNode) -> list[str]:
+def ensure_pretrained(
+    cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence[ReidRecord], given: Sequence[str] = ()
+) -> list[str]:
     """Paths of the Stage I checkpoints of a Stage II run; trains, or goes on training, those that are missing.
 
     Args:
         cfg: Stage II config.
+        source: its labelled training images.
+        target: its unlabelled training images.
+        given: keys from the command line; the log names those that do not reach Stage I.
 
     Returns:
         One path for each net: PRETRAIN.WEIGHTS, else "model_best.pth" below OUTPUT_DIR/pretrain.
@@ -96,7 +95,28 @@ def ensure_pretrained(cfg: CfgNode) -> list[str]:
                 raise FileNotFoundError(f"PRETRAIN.WEIGHTS names {path!r}, which is not there; "
                                         "leave it empty to train Stage I")  # fmt: skip
         return list(cfg.PRETRAIN.WEIGHTS)
-    return [_train_net(pretrain_config(cfg, seed)) for seed in cfg.PRETRAIN.SEEDS]
+    lost = keys_not_inherited(given)
+    if lost:
+        logger.warning(
+            "Stage I does not take %s from the command line: it follows %s, and its seeds are PRETRAIN.SEEDS %s",
+            ", ".join(lost), cfg.PRETRAIN.CONFIG_FILE, tuple(cfg.PRETRAIN.SEEDS),
+        )  # fmt: skip
+    seen = target if cfg.PRETRAIN.TARGET_STATISTICS else ()
+    data = comm.broadcast_object(data_fingerprint(source, seen) if comm.is_main() else "")
+    return [_train_net(pretrain_config(cfg, seed, data)) for seed in cfg.PRETRAIN.SEEDS]
+
+
+def keys_not_inherited(given: Sequence[str]) -> list[str]:
+    """Those of some keys that Stage I has of its own and does not take from Stage II.
+
+    Args:
+        given: dotted keys.
+    """
+    return [key for key in given if key in OWN or not _is_below(key, (*INHERITED, *STAGE_TWO))]
+
+
+def _is_below(key: str, sections: Sequence[str]) -> bool:
+    return any(key == section or key.startswith(section + ".") for section in sections)
 
 
 def _train_net(cfg: CfgNode) -> str:

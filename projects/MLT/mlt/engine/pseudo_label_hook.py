@@ -108,10 +108,14 @@ class PseudoLabelHook(HookBase):
         Args:
             cfg: the config tree.
             host: the program that trains.
+
+        Raises:
+            ValueError: an unknown METHOD or SCHEDULE, a number out of range, or a round that MAX_EPOCH cuts off.
         """
         labels, transport = cfg.PSEUDO_LABELS, cfg.LABEL_TRANSPORT
         if labels.SCHEDULE not in ("restart", "warm"):
             raise ValueError(f"PSEUDO_LABELS.SCHEDULE must be 'restart' or 'warm', got {labels.SCHEDULE!r}")
+        _check_numbers(cfg)
         return {
             "host": host,
             "clustering": CLUSTERINGS.get(labels.METHOD)(cfg),
@@ -215,3 +219,24 @@ class PseudoLabelHook(HookBase):
             self.labelled_epoch = state["labelled_epoch"]
             self.quality = state["quality"]
             self.clustering.load_state_dict(state["clustering"])
+
+
+def _check_numbers(cfg: CfgNode) -> None:
+    labels, transport = cfg.PSEUDO_LABELS, cfg.LABEL_TRANSPORT
+    numbers = {f"PSEUDO_LABELS.{key}": labels[key] for key in ("PERIOD", "NUM_RESTARTS", "MAX_ITER")}
+    numbers |= {f"LABEL_TRANSPORT.{key}": transport[key] for key in ("PERIOD", "MAX_ITER")}
+    for key, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{key} must be >= 1, got {value}")
+    if labels.ROUNDS < 0:
+        raise ValueError(f"PSEUDO_LABELS.ROUNDS must be >= 1, or 0 for as many as there is time for; got {labels.ROUNDS}")
+    for key in ("LAMBDA", "TOLERANCE"):
+        if transport[key] <= 0:
+            raise ValueError(f"LABEL_TRANSPORT.{key} must be > 0, got {transport[key]}")
+    begins = (labels.ROUNDS - 1) * labels.PERIOD
+    if begins >= cfg.SOLVER.MAX_EPOCH:
+        raise ValueError(
+            f"PSEUDO_LABELS.ROUNDS {labels.ROUNDS} of PSEUDO_LABELS.PERIOD {labels.PERIOD} epochs: the last would "
+            f"begin after {begins} epochs, but SOLVER.MAX_EPOCH is {cfg.SOLVER.MAX_EPOCH}. "
+            f"Set PSEUDO_LABELS.ROUNDS {-(-cfg.SOLVER.MAX_EPOCH // labels.PERIOD)}, or raise SOLVER.MAX_EPOCH."
+        )

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+from collections.abc import Sequence
 
 import torch
 from yacs.config import CfgNode
@@ -14,12 +15,14 @@ from mlt.config import get_cfg
 from mlt.config.config import save_cfg
 from mlt.data.build import build_test_loader, shuffled
 from mlt.data.datasets import merge_train, read_datasets
+from mlt.engine.check import check_run
 from mlt.engine.evaluate import Results, evaluate
 from mlt.engine.extract import adapt_batch_norm
 from mlt.engine.pretrain import ensure_pretrained
-from mlt.engine.start import build_bare_model
+from mlt.engine.start import build_bare_model, read_train_images
 from mlt.engine.trainer import Trainer
 from mlt.evaluation.report import format_table
+from mlt.modeling.net_config import follow_weights
 from mlt.modeling.weights import is_backbone_only, load_weights, num_classes_of
 from mlt.utils import comm
 from mlt.utils.checkpoint import load_checkpoint
@@ -67,23 +70,24 @@ def load_cfg(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def run(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False) -> Results:
+def run(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False, given: Sequence[str] = ()) -> Results:
     """Train (Stage I first, where it is missing) or evaluate; results also go to OUTPUT_DIR as JSON.
 
     Args:
         cfg: frozen config.
         eval_only: evaluate MODEL.WEIGHTS and leave.
         resume: go on from the last checkpoint, or start when there is none.
+        given: keys from the command line, of which the log says where they have no effect.
 
     Returns:
         The last evaluation, or the only one.
 
     Raises:
-        ValueError: --eval-only without weights or without a test set.
+        ValueError: --eval-only without weights or without a test set; a config that cannot be trained.
         FileExistsError: OUTPUT_DIR holds a run and `resume` is not set.
     """
     _set_up(cfg, fresh=not (eval_only or resume))
-    return _evaluate_only(cfg) if eval_only else _train(cfg, resume)
+    return _evaluate_only(cfg) if eval_only else _train(cfg, resume, given)
 
 
 def _set_up(cfg: CfgNode, *, fresh: bool) -> None:
@@ -100,11 +104,13 @@ def _set_up(cfg: CfgNode, *, fresh: bool) -> None:
     seed_everything(cfg.SEED)
 
 
-def _train(cfg: CfgNode, resume: bool) -> Results:
+def _train(cfg: CfgNode, resume: bool, given: Sequence[str]) -> Results:
     cfg = cfg.clone()
+    source, target = read_train_images(cfg)
+    check_run(cfg, source, target)
     if cfg.PRETRAIN.CONFIG_FILE and not _skips_pretraining(cfg):
         cfg.defrost()
-        cfg.PRETRAIN.WEIGHTS = ensure_pretrained(cfg)
+        cfg.PRETRAIN.WEIGHTS = ensure_pretrained(cfg, source, target, given)
         cfg.freeze()
         seed_everything(cfg.SEED)
     trainer = Trainer(cfg)
@@ -133,7 +139,7 @@ def _evaluate_only(cfg: CfgNode) -> Results:
     if not cfg.MODEL.WEIGHTS:
         raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model.pth")
     state = load_checkpoint(cfg.MODEL.WEIGHTS)
-    cfg = cfg.clone()
+    cfg = follow_weights(cfg, state).clone()
     cfg.defrost()
     cfg.MODEL.HEADS.NUM_CLASSES = num_classes_of(state) or 1  # classifiers do not enter evaluation
     cfg.freeze()

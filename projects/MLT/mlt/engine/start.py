@@ -8,24 +8,49 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from yacs.config import CfgNode
 
 from mlt.data.build import build_test_loader, iters_per_epoch, shuffled
+from mlt.data.datasets import merge_train, read_datasets
 from mlt.engine.extract import adapt_batch_norm
 from mlt.modeling.build import build_model
 from mlt.modeling.meta_arch import PseudoLabelModel, ReidModel
+from mlt.modeling.net_config import follow_weights
 from mlt.modeling.weights import load_weights
 from mlt.structures import UNKNOWN, ReidRecord
 from mlt.utils import comm
+from mlt.utils.checkpoint import load_checkpoint
 
 logger = logging.getLogger(__name__)
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+Records = tuple[ReidRecord, ...]
+
+
+def read_train_images(cfg: CfgNode) -> tuple[Records, Records]:
+    """Labelled source and unlabelled target images: what DATASETS.NAMES and DATASETS.TARGETS hold.
+
+    Args:
+        cfg: the config.
+
+    Raises:
+        FileNotFoundError: a set is not there.
+        ValueError: a source set of which nobody knows the identities.
+    """
+    sources, targets = (read_datasets(cfg, names) for names in (cfg.DATASETS.NAMES, cfg.DATASETS.TARGETS))
+    for found in sources:
+        if not found.num_train_pids:
+            raise ValueError(
+                f"DATASETS.NAMES: {found.name} has no training images of known identity, so nothing can be learnt from "
+                "it as a source. Without identities a set goes to DATASETS.TARGETS."
+            )
+    return merge_train(sources), merge_train(targets)
 
 
 def complete_config(cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence[ReidRecord]) -> CfgNode:
-    """The config with the numbers that the data decide: source identities, iterations of an epoch.
+    """The config with what the data decide, source identities and iterations of an epoch, and what the weights do.
 
     Args:
         cfg: the config; not changed.
@@ -34,6 +59,7 @@ def complete_config(cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence
 
     Raises:
         ValueError: there are neither.
+        FileNotFoundError: the weights to start from are not there.
     """
     if not source and not target:
         raise ValueError("DATASETS.NAMES and DATASETS.TARGETS are both empty: there is nothing to train on")
@@ -42,7 +68,12 @@ def complete_config(cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence
     cfg.MODEL.HEADS.NUM_CLASSES = cfg.MODEL.HEADS.NUM_CLASSES or len({r.pid for r in source} - {UNKNOWN})
     cfg.SOLVER.ITERS_PER_EPOCH = iters_per_epoch(cfg, len(source), len(target))
     cfg.freeze()
-    return cfg
+    path = _start_weights(cfg)
+    return follow_weights(cfg, load_checkpoint(path)) if path else cfg
+
+
+def _start_weights(cfg: CfgNode) -> str:
+    return next(iter(cfg.PRETRAIN.WEIGHTS), cfg.MODEL.WEIGHTS)
 
 
 def build_start_model(cfg: CfgNode, target: Sequence[ReidRecord]) -> ReidModel:
@@ -56,14 +87,38 @@ def build_start_model(cfg: CfgNode, target: Sequence[ReidRecord]) -> ReidModel:
         ValueError: the weights do not fit.
         FileNotFoundError: they are not there.
     """
-    path = next(iter(cfg.PRETRAIN.WEIGHTS), cfg.MODEL.WEIGHTS)
-    model = build_bare_model(cfg) if path else build_model(cfg)
-    if path:
-        logger.info("weights from %s: %s", path, load_weights(model, path))
-        if isinstance(model, PseudoLabelModel):
-            model.forget_run()
+    paths = list(cfg.PRETRAIN.WEIGHTS) or [cfg.MODEL.WEIGHTS] * bool(cfg.MODEL.WEIGHTS)
+    model = build_bare_model(cfg) if paths else _build_downloading(cfg)
+    if paths:
+        _load_start(model, paths)
+    if paths and isinstance(model, PseudoLabelModel):
+        model.forget_run()
     if cfg.PRETRAIN.ADAPT_BN and target:
         adapt_batch_norm(model, build_test_loader(cfg, shuffled(target)))
+    return model
+
+
+def _load_start(model: ReidModel, paths: list[str]) -> None:
+    """One file for each student; or one for all, which holds them all or becomes each."""
+    content = load_checkpoint(paths[0])
+    students = model.branches
+    whole = any(name.startswith("peer.") for name in content.get("model", content))
+    if len(students) == 1 or (len(paths) == 1 and whole):
+        logger.info("weights from %s: %s", paths[0], load_weights(model, content))
+        return
+    for student, path in zip(students, paths * (len(students) // len(paths)), strict=True):
+        parts = {name: part for name, part in student.named_children() if name in ("backbone", "heads", "teacher")}
+        logger.info("weights from %s: %s", path, load_weights(nn.ModuleDict(parts), path))
+
+
+def _build_downloading(cfg: CfgNode) -> ReidModel:
+    """The model; ImageNet weights are fetched by one process of each machine, while the others wait for the file."""
+    first = not comm.active() or dist.get_node_local_rank(fallback_rank=0) == 0
+    if not first:
+        comm.barrier()
+    model = build_model(cfg)
+    if first:
+        comm.barrier()
     return model
 
 
@@ -79,8 +134,10 @@ def build_bare_model(cfg: CfgNode) -> ReidModel:
     return build_model(cfg)
 
 
-def parallelize(model: nn.Module) -> nn.Module:
+def parallelize(model: ReidModel) -> nn.Module:
     """The model as the training step calls it: with several processes, gradients are averaged in the backward pass.
+
+    Looking for parameters without a gradient takes time in each step, so it is done only where there are some.
 
     Buffers stay each process's own: the memory's are equal by construction, BN statistics are averaged after an epoch.
 
@@ -91,7 +148,7 @@ def parallelize(model: nn.Module) -> nn.Module:
         return model
     known = inspect.signature(DistributedDataParallel).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name
-    options: dict[str, Any] = {option: False}
+    options: dict[str, Any] = {option: False, "find_unused_parameters": not model.trains_classifiers}
     return DistributedDataParallel(model, **options)
 
 

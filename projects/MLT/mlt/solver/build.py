@@ -30,9 +30,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     Raises:
         KeyError: torch.optim has no such optimizer (or only one without weight decay).
-        ValueError: no parameter requires a gradient.
+        ValueError: no parameter requires a gradient, or SOLVER.BASE_LR is not positive.
     """
     solver = cfg.SOLVER
+    if solver.BASE_LR <= 0:
+        raise ValueError(f"SOLVER.BASE_LR must be > 0, got {solver.BASE_LR}")
     groups = parameter_groups(
         model,
         lr=solver.BASE_LR,

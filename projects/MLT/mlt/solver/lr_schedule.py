@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from yacs.config import CfgNode
 
 from mlt.registry import unknown_name
+from mlt.utils.log import warn_once
 
+logger = logging.getLogger(__name__)
 SCHEDULES = ("MultiStepLR", "CosineAnnealingLR")
 
 
@@ -69,7 +72,8 @@ class LrSchedule:
 def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer, iters_per_epoch: int) -> LambdaLR:
     """The schedule that cfg.SOLVER describes; call its `step()` after every iteration.
 
-    Groups with a learning rate of their own follow the same factor, SOLVER.ETA_MIN_LR being meant for BASE_LR.
+    Warns of steps that are never reached. Groups with a learning rate of their own follow the same factor,
+    SOLVER.ETA_MIN_LR being meant for BASE_LR.
 
     Args:
         cfg: SOLVER.{MAX_EPOCH, SCHED, STEPS, GAMMA, ETA_MIN_LR, BASE_LR, WARMUP_ITERS, WARMUP_FACTOR}.
@@ -77,6 +81,12 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer, iters_per_epoch: int)
         iters_per_epoch: iterations of an epoch.
     """
     solver = cfg.SOLVER
+    if solver.SCHED == "MultiStepLR" and solver.STEPS and min(solver.STEPS) >= solver.MAX_EPOCH:
+        warn_once(
+            logger,
+            f"SOLVER.STEPS {list(solver.STEPS)} lie beyond SOLVER.MAX_EPOCH {solver.MAX_EPOCH}: the learning rate "
+            "stays constant (if that is wanted, SOLVER.STEPS [])",
+        )
     schedule = LrSchedule(
         iters_per_epoch=iters_per_epoch,
         max_epoch=solver.MAX_EPOCH,

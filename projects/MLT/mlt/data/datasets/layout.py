@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -38,7 +38,7 @@ class Layout:
         return find_layout((self,), root, direct)[1]
 
 
-def find_layout(layouts: tuple[Layout, ...], root: str, direct: bool = False) -> tuple[Layout, str]:
+def find_layout(layouts: Sequence[Layout], root: str, direct: bool = False) -> tuple[Layout, str]:
     """The first of several layouts of one set that is there, and its folder.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from mlt.data.datasets.image_list import read_list
 from mlt.data.datasets.layout import Layout, find_layout
 from mlt.registry import DATASETS
 from mlt.structures import ReidRecord, ReidSet
@@ -36,33 +37,16 @@ def MSMT17(root: str, *, direct: bool = False) -> ReidSet:
     """
     layout, folder = find_layout((V1, V2), root, direct)
     train_dir, test_dir, *lists = (os.path.join(folder, part) for part in layout.parts)
-    train_list, val_list, query_list, gallery_list = lists
-    train = _read_list(train_list, train_dir) + _read_list(val_list, train_dir)
-    offset = max(record.pid for record in train) + 1
-    query, gallery = (_sorted(_read_list(path, test_dir, offset)) for path in (query_list, gallery_list))
-    return ReidSet("MSMT17", _sorted(train), query, gallery)
+    train, val = (_read_list(path, train_dir) for path in lists[:2])
+    trainval = tuple(sorted(train + val, key=lambda record: record.path))
+    offset = max(record.pid for record in trainval) + 1
+    return ReidSet("MSMT17", trainval, *(_read_list(path, test_dir, offset) for path in lists[2:]))
 
 
-def _sorted(records: list[ReidRecord]) -> tuple[ReidRecord, ...]:
-    return tuple(sorted(records, key=lambda record: record.path))
+def _read_list(path: str, folder: str, offset: int = 0) -> tuple[ReidRecord, ...]:
+    def parse(line: str) -> ReidRecord:
+        name, pid = line.rsplit(maxsplit=1)
+        camera = int(os.path.basename(name).split("_")[2])
+        return ReidRecord(os.path.join(folder, name), int(pid) + offset, camera - 1)
 
-
-def _read_list(path: str, folder: str, offset: int = 0) -> list[ReidRecord]:
-    records = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                name, pid = line.rsplit(maxsplit=1)
-                camera = int(os.path.basename(name).split("_")[2])
-                records.append(ReidRecord(os.path.join(folder, name), int(pid) + offset, camera - 1))
-            except (ValueError, IndexError):
-                raise ValueError(
-                    f"{path}:{number}: wanted '0000/0000_000_01_....jpg PID', got {line.strip()!r}"
-                ) from None
-    if not records:
-        raise ValueError(f"{path} lists no images")
-    if not os.path.isfile(records[0].path):
-        raise FileNotFoundError(f"{path} lists {records[0].path}, which is not there; is the archive fully unpacked?")
-    return records
+    return read_list(path, parse, "0000/0000_000_01_....jpg PID")

@@ -59,6 +59,7 @@ class ResNet(nn.Module):
         if last_stride not in (1, 2):
             raise ValueError(f"ResNet: last_stride must be 1 or 2, got {last_stride}")
         self.depth, self.width, self.with_ibn = depth, width, with_ibn
+        self.stem_relu, self.stem_ceil_pool = stem_relu, stem_ceil_pool
         block, sizes = BLOCKS[depth]
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -131,7 +132,7 @@ class ResNet(nn.Module):
         """Load ImageNet weights.
 
         Args:
-            path: a torchvision or IBN-a state dict; "" = torchvision's own weights (depths from 18, width 64, no
+            path: a file that `load_weights` reads; "" = torchvision's own weights (depths from 18, width 64, no
                 IBN), which are downloaded into torch's cache once.
 
         Raises:

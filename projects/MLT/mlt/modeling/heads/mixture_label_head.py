@@ -15,6 +15,9 @@ from mlt.config import configurable
 from mlt.modeling.heads.neck_head import CLASSIFIER_STD, HeadOutput, NeckHead
 from mlt.registry import HEADS
 
+INITS = ("normal", "centroid")
+MEMORY_FEATURES = ("projection", "embedding")
+
 
 @HEADS.register()
 class MixtureLabelHead(NeckHead):
@@ -73,8 +76,13 @@ class MixtureLabelHead(NeckHead):
             in_channels: channels of the feature map.
 
         Raises:
-            ValueError: more clusters than MODEL.HEADS.MAX_CLUSTERS, or a clustering of free size without it.
+            ValueError: more clusters than MODEL.HEADS.MAX_CLUSTERS, a clustering of free size without it, or an unknown
+                MODEL.HEADS.INIT or MEMORY.FEATURE.
         """
+        for key, value, known in (("MODEL.HEADS.INIT", cfg.MODEL.HEADS.INIT, INITS),
+                                  ("MEMORY.FEATURE", cfg.MEMORY.FEATURE, MEMORY_FEATURES)):  # fmt: skip
+            if value not in known:
+                raise ValueError(f"{key} must be one of {', '.join(known)}, got {value!r}")
         labels, limit = cfg.PSEUDO_LABELS, cfg.MODEL.HEADS.MAX_CLUSTERS
         clusters = tuple(labels.NUM_CLUSTERS) if labels.METHOD == "kmeans" else (limit,)
         if not min(clusters, default=1):

@@ -85,11 +85,6 @@ class PseudoLabelModel(ReidModel):
         }
 
     @property
-    def branches(self) -> tuple[ReidModel, ...]:
-        """The students, each with its teacher."""
-        return (self,)
-
-    @property
     def classifiers(self) -> list[nn.Parameter]:
         """The students' classifier weights that follow the clusterings."""
         heads = [module for net in self.branches for module in net.heads.modules()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,10 +33,14 @@ class ReidModel(nn.Module):
         pixel_mean: mean of R, G, B in 0..255.
         pixel_std: standard deviation of R, G, B in 0..255.
         teacher: average of backbone and heads, None for none; it is the net that is evaluated.
+
+    Attributes:
+        num_starts: nets that are trained, each from a Stage I of its own (PRETRAIN.SEEDS).
+        num_views: augmentations of each training image in a batch.
     """
 
-    num_starts = 1  # Stage I checkpoints that it starts from
-    num_views = 1  # augmentations of each training image in a batch
+    num_starts: ClassVar[int] = 1
+    num_views: ClassVar[int] = 1
     group = 0  # the row of labels that pair losses read
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -93,9 +97,19 @@ class ReidModel(nn.Module):
         return self.pixel_mean.device
 
     @property
+    def branches(self) -> tuple[ReidModel, ...]:
+        """The students, each with its teacher."""
+        return (self,)
+
+    @property
     def nets(self) -> tuple[str, ...]:
         """Names of the nets there are, the one to be used last."""
         return ("student",) if self.teacher is None else ("student", "teacher")
+
+    @property
+    def trains_classifiers(self) -> bool:
+        """Whether a loss reads logits; else the classifiers get no gradient."""
+        return any(loss.reads == "logits" for loss in self.losses)
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Normalise images, on the model's device.

@@ -1,0 +1,84 @@
+"""Mistakes of a config are found before time is spent: Stage I takes hours, and what is wrong in Stage II shows now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from yacs.config import CfgNode
+
+from mlt.data.build import build_train_loader
+from mlt.engine.start import build_bare_model, complete_config, mixed_precision
+from mlt.modeling.meta_arch import PseudoLabelModel, ReidModel
+from mlt.registry import HOOKS, META_ARCHS
+from mlt.solver.build import build_optimizer
+from mlt.solver.lr_schedule import build_lr_scheduler
+from mlt.structures import ReidRecord
+from mlt.utils import comm
+from mlt.utils.log import warn_once
+
+logger = logging.getLogger(__name__)
+
+
+def check_run(cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence[ReidRecord]) -> None:
+    """Build every part of a training run without its numbers, and drop it: what cannot be built says so.
+
+    Draws no random number of the CPU's generator and takes no memory for weights.
+
+    Args:
+        cfg: the run's config.
+        source: labelled training images.
+        target: unlabelled training images.
+
+    Raises:
+        ValueError: values out of range, or that do not fit together or to the data.
+        KeyError: a name that no registry has.
+    """
+    _check_starts(cfg)
+    _check_groups(cfg)
+    cfg = complete_config(cfg, source, target)
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "meta"
+    cfg.freeze()
+    with torch.device("meta"):
+        model = build_bare_model(cfg)
+        optimizer = build_optimizer(cfg, model)
+    build_lr_scheduler(cfg, optimizer, cfg.SOLVER.ITERS_PER_EPOCH)
+    mixed_precision(cfg)
+    build_train_loader(cfg, source, target)
+    if isinstance(model, PseudoLabelModel):
+        if not target:
+            raise ValueError(f"{cfg.MODEL.META_ARCHITECTURE} labels target images, but DATASETS.TARGETS is empty")
+        HOOKS.get("PseudoLabelHook")(cfg, None)  # a host is first asked when training starts
+        _warn_of_untrained_classifiers(cfg, model)
+
+
+def _check_starts(cfg: CfgNode) -> None:
+    """Each net that is trained starts from one Stage I."""
+    wanted = META_ARCHS.get(cfg.MODEL.META_ARCHITECTURE).num_starts  # type: ignore[attr-defined]
+    key = "PRETRAIN.WEIGHTS" if cfg.PRETRAIN.WEIGHTS else "PRETRAIN.SEEDS"
+    given = cfg.PRETRAIN.WEIGHTS or (cfg.PRETRAIN.SEEDS if cfg.PRETRAIN.CONFIG_FILE else ())
+    if given and len(given) != wanted:
+        raise ValueError(
+            f"{key} has {len(given)} entries, {tuple(given)}, but {cfg.MODEL.META_ARCHITECTURE} starts from {wanted}: "
+            "give one for each net"
+        )
+
+
+def _check_groups(cfg: CfgNode) -> None:
+    rows = cfg.SOLVER.IMS_PER_BATCH // comm.world_size()
+    if cfg.MODEL.BN_GROUP and rows % cfg.MODEL.BN_GROUP:
+        raise ValueError(
+            f"MODEL.BN_GROUP {cfg.MODEL.BN_GROUP} does not divide the {rows} images of a domain that a process has = "
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} / {comm.world_size()} process(es)"
+        )
+
+
+def _warn_of_untrained_classifiers(cfg: CfgNode, model: ReidModel) -> None:
+    if cfg.LABEL_TRANSPORT.ENABLED and not model.trains_classifiers:
+        warn_once(
+            logger,
+            f"No loss of MODEL.LOSSES.NAME {tuple(cfg.MODEL.LOSSES.NAME)} trains the classifiers, from which "
+            "LABEL_TRANSPORT takes its labels: add CrossEntropyLoss or set LABEL_TRANSPORT.ENABLED False",
+        )

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from yacs.config import CfgNode
+
+import mlt.components  # noqa: F401  fills the registries
+from mlt.config import get_cfg
+from mlt.engine import run as program
+from mlt.engine.check import check_run
+from mlt.structures import ReidRecord
+from mlt.utils import comm, log
+
+SOURCE = [ReidRecord(f"{i}.jpg", pid=i // 4, camid=0) for i in range(64)]
+TARGET = [ReidRecord(f"{i}.jpg", camid=0) for i in range(40)]
+
+
+def config(**keys: object) -> CfgNode:
+    cfg = get_cfg()
+    words = {
+        "MODEL__META_ARCHITECTURE": "MixtureLabelTransport",
+        "MODEL__HEADS__NAME": "MixtureLabelHead",
+        "MODEL__DSBN": True,
+        "MODEL__BACKBONE__DEPTH": "18x",
+        "MODEL__BACKBONE__PRETRAIN": True,  # which must not be fetched
+        "PSEUDO_LABELS__NUM_CLUSTERS": (20, 30),
+        "PSEUDO_LABELS__ROUNDS": 2,
+        "DATALOADER__NUM_WORKERS": 0,
+        "PRETRAIN__CONFIG_FILE": "stage one.yml",
+        "DATASETS__TARGETS": ("Folder@/crops",),
+        **keys,
+    }
+    cfg.merge_from_list([word for key, value in words.items() for word in (key.replace("__", "."), value)])
+    cfg.freeze()
+    return cfg
+
+
+def test_a_sound_config_passes_without_weights_or_random_numbers(monkeypatch):
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)
+    before = torch.get_rng_state()
+    check_run(config(), SOURCE, TARGET)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+MISTAKES = [
+    ("PSEUDO_LABELS.GROUP", 2, r"PSEUDO_LABELS\.GROUP 2 is none of the 2 groups"),
+    ("PSEUDO_LABELS.SCHEDULE", "cold", r"PSEUDO_LABELS\.SCHEDULE must be 'restart' or 'warm', got 'cold'"),
+    ("PSEUDO_LABELS.ROUNDS", 9, r"PSEUDO_LABELS\.ROUNDS 9 of PSEUDO_LABELS\.PERIOD 39 .* SOLVER\.MAX_EPOCH is 80"),
+    ("PSEUDO_LABELS.NUM_CLUSTERS", (0, 5), r"needs at least one classifier with rows"),
+    ("MODEL.HEADS.MAX_CLUSTERS", 25, r"NUM_CLUSTERS \(20, 30\) does not fit into MODEL\.HEADS\.MAX_CLUSTERS 25"),
+    ("MODEL.HEADS.INIT", "zero", r"MODEL\.HEADS\.INIT must be one of normal, centroid, got 'zero'"),
+    ("MODEL.HEADS.NAME", "MixtureHead", r"No head 'MixtureHead'\. Did you mean 'MixtureLabelHead'"),
+    ("MODEL.META_ARCHITECTURE", "MLT", r"No meta-architecture 'MLT'"),
+    ("MODEL.BACKBONE.NAME", "Resnet", r"No backbone 'Resnet'"),
+    ("MODEL.LOSSES.NAME", ("CrossEntropy",), r"No loss 'CrossEntropy'"),
+    ("MODEL.LOSSES.TRI.MARGIN", -1.0, r"MODEL\.LOSSES\.TRI\.MARGIN\) must be >= 0, got -1"),
+    ("MEMORY.NAME", "Bank", r"No memory 'Bank'"),
+    ("MEMORY.FEATURE", "pooled", r"MEMORY\.FEATURE must be one of projection, embedding, got 'pooled'"),
+    ("MEMORY.MARGIN", 1.5, r"margin must be in \(0, 1\), got 1\.5"),
+    ("MEAN_TEACHER.MOMENTUM", 1.0, r"MEAN_TEACHER\.MOMENTUM must be in \[0, 1\)"),
+    ("SOLVER.OPT", "Adan", r"No optimizer 'Adan'\. Did you mean 'Adam'"),
+    ("SOLVER.BASE_LR", 0.0, r"SOLVER\.BASE_LR must be > 0, got 0"),
+    ("SOLVER.SCHED", "Step", r"No learning-rate schedule 'Step'"),
+    ("SOLVER.IMS_PER_BATCH", 30, r"SOLVER\.IMS_PER_BATCH 30 must be a multiple of 4"),
+    ("SOLVER.IMS_PER_BATCH", 128, r"16 identities with images, but a batch needs 32"),
+    ("MODEL.BN_GROUP", 24, r"MODEL\.BN_GROUP 24 does not divide the 64 images .* SOLVER\.IMS_PER_BATCH 64 / 1"),
+    ("PRETRAIN.SEEDS", (1, 2), r"PRETRAIN\.SEEDS has 2 entries, \(1, 2\), but MixtureLabelTransport starts from 1"),
+    ("PRETRAIN.WEIGHTS", ["a.pth", "b.pth"], r"PRETRAIN\.WEIGHTS has 2 entries"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), MISTAKES, ids=[f"{key} {value}" for key, value, _ in MISTAKES])
+def test_mistakes_are_named(key, value, message):
+    with pytest.raises((ValueError, KeyError), match=message):
+        check_run(config(**{key: value}), SOURCE, TARGET)
+
+
+def test_mixed_precision():
+    with pytest.raises(ValueError, match=r"SOLVER\.AMP\.DTYPE must be one of bfloat16, float16, got 'half'"):
+        check_run(config(SOLVER__AMP__ENABLED=True, SOLVER__AMP__DTYPE="half"), SOURCE, TARGET)
+
+
+def test_the_share_of_a_process_must_hold_whole_groups(monkeypatch):
+    check_run(config(MODEL__BN_GROUP=64), SOURCE, TARGET)
+    monkeypatch.setattr(comm, "world_size", lambda: 4)
+    with pytest.raises(ValueError, match=r"BN_GROUP 64 .* the 16 images .*IMS_PER_BATCH 64 / 4 process"):
+        check_run(config(MODEL__BN_GROUP=64), SOURCE, TARGET)
+
+
+def test_no_target():
+    with pytest.raises(ValueError, match=r"labels target images, but DATASETS\.TARGETS is empty"):
+        check_run(config(DATASETS__TARGETS=()), SOURCE, ())
+
+
+def test_supervised_training_is_checked_too():
+    keys = {"MODEL__META_ARCHITECTURE": "Baseline", "MODEL__HEADS__NAME": "EmbeddingHead", "MODEL__DSBN": False}
+    check_run(config(**keys), SOURCE, ())
+    with pytest.raises(KeyError, match="No optimizer 'Adan'"):
+        check_run(config(**keys, SOLVER__OPT="Adan"), SOURCE, ())
+
+
+class TestWarnings:
+    @pytest.fixture
+    def said(self, caplog, monkeypatch):
+        monkeypatch.setattr(logging.getLogger("mlt"), "propagate", True)
+        monkeypatch.setattr(log, "_said", set())
+
+        def check(**keys):
+            check_run(config(**keys), SOURCE, TARGET)
+            return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+        return check
+
+    def test_steps_beyond_the_run(self, said):
+        assert said(SOLVER__STEPS=[40, 90]) == []
+        (line,) = said(SOLVER__STEPS=[80, 90])
+        assert "SOLVER.STEPS [80, 90] lie beyond SOLVER.MAX_EPOCH 80" in line
+
+    def test_a_constant_rate_needs_none(self, said):
+        assert said(SOLVER__STEPS=[]) == []
+
+    def test_labels_from_classifiers_that_nothing_trains(self, said):
+        (line,) = said(MODEL__LOSSES__NAME=("TripletLoss",))
+        assert "trains the classifiers, from which LABEL_TRANSPORT takes its labels: add CrossEntropyLoss" in line
+        assert said(MODEL__LOSSES__NAME=("TripletLoss",), LABEL_TRANSPORT__ENABLED=False) == [line]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [({"PSEUDO_LABELS__GROUP": 2}, r"PSEUDO_LABELS\.GROUP 2"), ({"SOLVER__OPT": "Adan"}, "No optimizer")],
+)
+def test_stage_one_is_not_started(tmp_path, monkeypatch, keys, message):
+    def started(*_: object) -> None:
+        raise AssertionError("Stage I was started")
+
+    monkeypatch.setattr(program, "setup_logger", lambda *_, **__: None)  # it would stay after the test
+    monkeypatch.setattr(program, "ensure_pretrained", started)
+    monkeypatch.setattr(program, "read_train_images", lambda _: (SOURCE, TARGET))
+    words = {"OUTPUT_DIR": str(tmp_path), "MODEL__DEVICE": "cpu"}
+    with pytest.raises((ValueError, KeyError), match=message):
+        program.run(config(**words, **keys))
+    with pytest.raises(AssertionError, match="Stage I was started"):
+        program.run(config(**words))
