@@ -305,14 +305,13 @@ def _add_mlt_model(cfg: YacsNode) -> None:
     cfg.MEMORY.GAMMA = 128.0
     # The circle losses are divided by this; 18 in the released code.
     cfg.MEMORY.DIVISOR = 18.0
-    # Share of the old prototype in its update; 0..1.
+    # Share of the old vector in the update of a prototype, cluster or image; 0..1. MLT, SpCL: 0.2.
     cfg.MEMORY.PROTOTYPE_MOMENTUM = 0.2
     # Weights of MemoryBank's two losses: target queue, source prototypes.
     cfg.MEMORY.INSTANCE_WEIGHT = 1.0
     cfg.MEMORY.PROTOTYPE_WEIGHT = 1.0
-    # HybridMemory, ClusterMemory: temperature tau > 0, and share of the old row in its update, 0..1.
+    # HybridMemory, ClusterMemory: temperature tau > 0.
     cfg.MEMORY.TEMPERATURE = 0.05
-    cfg.MEMORY.MOMENTUM = 0.2
     # ClusterMemory: only the row of a batch that is least similar to its cluster moves it.
     cfg.MEMORY.HARD = False
 

@@ -56,6 +56,10 @@ class Memory(nn.Module):
         """
         raise NotImplementedError
 
+    def forget(self) -> None:
+        """Be as new: what is held is of another run's images."""
+        raise NotImplementedError
+
     def target_features(self) -> Tensor:
         """Rows [N, C] of all target images, for methods that cluster the memory itself.
 

@@ -163,6 +163,11 @@ class ContrastMemory(Memory):
         if source is not None:
             self.prototypes = self.unit_rows(source, "source")
 
+    def forget(self) -> None:
+        """Drop all vectors; the next round must bring new ones."""
+        for name in self.resized:
+            setattr(self, name, getattr(self, name)[:0].clone())
+
     def unit_rows(self, rows: Tensor, name: str) -> Tensor:
         """Rows as the memory keeps them: of unit norm, in its dtype and on its device.
 
