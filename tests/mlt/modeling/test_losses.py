@@ -146,9 +146,8 @@ class TestTriplet:
 
     def test_weights_without_a_pool_are_those_of_the_anchors(self):
         f, y, w = torch.randn(4, 5), torch.tensor([0, 0, 1, 1]), torch.rand(4)
-        assert (
-            TripletLoss()(f, y, weights=w) == TripletLoss()(f, y, f, y, w, w) == TripletLoss().over_processes(f, y, w)
-        )
+        loss = TripletLoss()
+        assert loss(f, y, weights=w) == loss(f, y, f, y, w, w) == loss.over_processes(f, y, w)
         torch.testing.assert_close(loss(f, y, weights=0.25 * torch.ones(4)), 0.25 * loss(f, y))
 
     def test_a_small_weight_does_not_pull_negatives_near(self):
