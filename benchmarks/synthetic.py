@@ -1,12 +1,14 @@
 #!/usr/bin/env python
 """The synthetic benchmark: how much of the gap MLT closes on domains nobody tuned on, and what its parts are worth.
 
-Renders two domains for each pair of people and camera seeds, measures the table of tools/measure_gap.py, then trains
-each ablation from the same Stage I, and writes benchmarks/results/synthetic.json and benchmarks/synthetic.md.
+Renders two domains for each pair of people and camera seeds, measures the table of tools/measure_gap.py, and the same
+for each changed recipe (all from one Stage I), and for further training seeds on the first pair. Writes
+benchmarks/results/synthetic.json and, with synthetic_tables.py, the tables of benchmarks/synthetic.md.
 
     python benchmarks/synthetic.py --seeds 11/4 12/5 13/6 --jobs 2
+    python benchmarks/synthetic.py --rows "lambda 5" "learning rate 0.001"   # the other rows stay as they are
 
-What has run already is kept in the work folder and not run again.
+What has run already is in the work folder and not run again.
 """
 
 from __future__ import annotations
@@ -17,20 +19,20 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
-from tabulate import tabulate
+from synthetic_tables import FULL, in_short, write_page
 
 HERE = Path(__file__).resolve().parent
 TOOLS = HERE.parent / "tools"
-CONFIGS = HERE.parent / "configs"
+CONFIGS = HERE.parent / "configs" / "MLT"
 SIZES = ["--ids", "100", "--test-ids", "60", "--distractors", "100", "--junk", "40", "--jobs", "1"]
-CLUSTERS = ["PSEUDO_LABELS.NUM_CLUSTERS", "(75,100,125)", "SOLVER.ITERS_PER_EPOCH", "40"]
-ABLATIONS: dict[str, list[str]] = {
+COMMON = ["PSEUDO_LABELS.NUM_CLUSTERS", "(75,100,125)", "SOLVER.ITERS_PER_EPOCH", "40"]
+FAITHFUL = "faithful heads and schedule"
+ROWS: dict[str, list[str]] = {
     "without label transport": ["LABEL_TRANSPORT.ENABLED", "False"],
     "single group (K = 100)": ["PSEUDO_LABELS.NUM_CLUSTERS", "(100,)", "PSEUDO_LABELS.GROUP", "0"],
     "without memory losses": ["MEMORY.NAME", ""],
@@ -38,9 +40,14 @@ ABLATIONS: dict[str, list[str]] = {
     "without camera centring": ["PSEUDO_LABELS.CAMERA_CENTERING", "False"],
     "one clustering only": ["PSEUDO_LABELS.ROUNDS", "1"],
     "one clustering and no transport": ["PSEUDO_LABELS.ROUNDS", "1", "LABEL_TRANSPORT.ENABLED", "False"],
+    FAITHFUL: [],
+    "all K 30 % too low (52, 70, 88)": ["PSEUDO_LABELS.NUM_CLUSTERS", "(52,70,88)"],
+    "all K 30 % too high (98, 130, 162)": ["PSEUDO_LABELS.NUM_CLUSTERS", "(98,130,162)"],
+    "K further apart (50, 100, 200)": ["PSEUDO_LABELS.NUM_CLUSTERS", "(50,100,200)"],
+    "lambda 5": ["LABEL_TRANSPORT.LAMBDA", "5.0"],
+    "learning rate 0.001": ["SOLVER.BASE_LR", "0.001"],
 }
-FAITHFUL = "faithful heads and schedule"
-FULL = "MLT, as configured"
+TRAINING_SEEDS = (0, 1, 2)  # on the first pair of domains; 0 is the main run
 
 
 def run(tool: Path, *words: str, log: Path) -> None:
@@ -73,21 +80,6 @@ def domains(work: Path, people: int, cameras: int) -> list[str]:
     return ["DATASETS.NAMES", source, "DATASETS.TARGETS", target, "DATASETS.TESTS", target]
 
 
-def main_table(work: Path, data: Sequence[str]) -> dict[str, Any]:
-    """The table of tools/measure_gap.py.
-
-    Args:
-        work: folder of this pair of seeds.
-        data: words that name the sets.
-    """
-    found = work / "runs" / "gap.json"
-    if not found.exists():
-        configs = ["--config-file", str(CONFIGS / "MLT/synthetic.yml")]
-        configs += ["--oracle", str(CONFIGS / "Pretrain/synthetic-oracle.yml"), "--output", str(work / "runs")]
-        run(TOOLS / "measure_gap.py", *configs, *data, *CLUSTERS, log=work / "main.log")
-    return json.loads(found.read_text())
-
-
 def floor(work: Path) -> dict[str, float]:
     """What no learning gives on the target, see floors.py.
 
@@ -98,112 +90,107 @@ def floor(work: Path) -> dict[str, float]:
     return json.loads((work / "floors.json").read_text().splitlines()[-1])
 
 
-def ablation(work: Path, data: Sequence[str], name: str) -> dict[str, float]:
-    """Teacher (or student, without one) of a changed run from the main run's Stage I.
+def gap(work: Path, data: Sequence[str], name: str, words: Sequence[str] = ()) -> dict[str, Any]:
+    """The numbers of tools/measure_gap.py, and the ARI of each epoch's labels.
 
     Args:
         work: folder of this pair of seeds.
         data: words that name the sets.
-        name: key of ABLATIONS, or FAITHFUL.
+        name: what is measured: FULL, FAITHFUL or any other name.
+        words: KEY VALUE words that make it so.
     """
-    out = work / "ablations" / name.split(" (")[0].replace(" ", "-").replace(",", "")
-    if not (out / "model_final.pth").exists():
-        config = CONFIGS / ("MLT/synthetic-faithful.yml" if name == FAITHFUL else "MLT/synthetic.yml")
-        stage_one = next((work / "runs" / "adapted" / "pretrain").glob("*/model_best.pth"))
-        words = ["--config-file", str(config), "--resume", *data, *CLUSTERS, "PRETRAIN.WEIGHTS", str(stage_one)]
-        words += ["OUTPUT_DIR", str(out), *ABLATIONS.get(name, [])]
-        run(TOOLS / "train_net.py", *words, log=out.with_suffix(".log"))
-    results = json.loads((out / "results.json").read_text())
-    nets = next(iter(results["last"]["results"].values()))
-    best = "teacher" if "teacher" in nets else "student"
-    return {"mAP": nets[best]["mAP"], "centred": nets[f"{best} centred"]["mAP"], "ARI": results["labels"]["ARI"]}
+    runs, stem = work / "runs", "".join(c if c.isalnum() else "-" for c in name)
+    config = CONFIGS / ("synthetic-faithful.yml" if name == FAITHFUL else "synthetic.yml")
+    found = work / "rows" / f"{stem}.json"
+    found.parent.mkdir(parents=True, exist_ok=True)
+    flags = ["--config-file", str(config), "--json", str(found)]
+    run(
+        TOOLS / "measure_gap.py", *flags, "OUTPUT_DIR", str(runs), *data, *COMMON, *words, log=found.with_suffix(".log")
+    )
+    measured = json.loads(found.read_text())
+    epochs = (runs / measured.pop("runs")["adapted"] / "metrics.json").read_text().splitlines()
+    return measured | {"ARI of each epoch": [line["labels/ARI"] for line in map(json.loads, epochs)]}
 
 
-def measure(work: Path, seeds: Sequence[tuple[int, int]], jobs: int) -> dict[str, Any]:
-    """Everything, `jobs` runs at a time.
+def measure(work: Path, seeds: Sequence[tuple[int, int]], rows: Iterable[str], jobs: int) -> dict[str, Any]:
+    """The tables, and the rows that are asked for, `jobs` runs at a time.
 
     Args:
         work: folder of all runs.
         seeds: (people, cameras) pairs.
+        rows: keys of ROWS.
         jobs: runs at a time, one thread each.
     """
+    on = machine()
     folders = [work / f"people{p}-cameras{c}" for p, c in seeds]
     with ThreadPoolExecutor(jobs) as pool:
         data = list(pool.map(lambda job: domains(job[0], *job[1]), zip(folders, seeds, strict=True)))
         floors = list(pool.map(floor, folders))
-        tables = list(pool.map(main_table, folders, data))
-        names = [*ABLATIONS, FAITHFUL]
-        todo = [(folder, words, name) for name in names for folder, words in zip(folders, data, strict=True)]
-        done = list(pool.map(lambda job: ablation(*job), todo))
-    rows = {name: done[i * len(seeds) : (i + 1) * len(seeds)] for i, name in enumerate(names)}
-    return {"seeds": seeds, "tables": tables, "ablations": rows, "floors": floors, "machine": machine()}
+        tables = list(pool.map(lambda job: gap(*job, FULL), zip(folders, data, strict=True)))  # all else starts there
+        changed = {
+            name: [pool.submit(gap, *job, name, ROWS[name]) for job in zip(folders, data, strict=True)] for name in rows
+        }
+        spread = [
+            pool.submit(gap, folders[0], data[0], f"training seed {s}" if s else FULL, ["SEED", str(s)])
+            for s in TRAINING_SEEDS
+        ]
+        ablations = {
+            name: {"machine": on, "pairs": [in_short(job.result()) for job in jobs]} for name, jobs in changed.items()
+        }
+    return {
+        "machine": on,
+        "seeds": seeds,
+        "tables": tables,
+        "floors": floors,
+        "training_seeds": dict(zip(map(str, TRAINING_SEEDS), [in_short(job.result()) for job in spread], strict=True)),
+        "ablations": ablations,
+    }
 
 
 def machine() -> dict[str, str]:
     """What the numbers were measured on."""
     import torch
 
-    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude", "*"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     cores = f"{os.cpu_count()} CPU cores, one thread a run"
     return {"hardware": cores, "torch": torch.__version__, "python": platform.python_version(), "commit": commit}
 
 
-def page(measured: dict[str, Any]) -> str:
-    """The Markdown tables of benchmarks/synthetic.md.
+def keep_other_rows(measured: dict[str, Any], path: Path) -> None:
+    """Take over the rows of an earlier measurement that were not measured now, in the order of ROWS.
 
     Args:
-        measured: what `measure` returned.
+        measured: what `measure` returned; changed in place.
+        path: file of the earlier one; it may be missing.
     """
-    tables = measured["tables"]
-    heads = [f"people {p}, cameras {c}" for p, c in measured["seeds"]]
-    names = list(tables[0]["rows"])
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    if earlier.get("seeds") == [list(pair) for pair in measured["seeds"]]:
+        rows = earlier["ablations"] | measured["ablations"]
+        measured["ablations"] = {name: rows[name] for name in ROWS if name in rows}
 
-    def cells(values: list[float]) -> list[str]:
-        return [f"{v:.1f}" for v in values] + [f"**{mean(values):.1f}**"]
 
-    main = [
-        [f"{name}, {kind}", *cells([t["rows"][name][kind]["mAP"] for t in tables])]
-        for name in names
-        for kind in ("plain", "centred")
-    ]
-    main += [[name, *cells([f[name] for f in measured["floors"]])] for name in measured["floors"][0]]
-    for label, values in (
-        ("gap closed (teacher, plain)", [t["gap_closed"] for t in tables]),
-        ("final label ARI", [t["labels"]["ARI"] for t in tables]),
-        ("final label NMI", [t["labels"]["NMI"] for t in tables]),
-    ):
-        main.append([label, *(f"{v:.2f}" for v in values), f"**{mean(values):.2f}**"])
-    full = [
-        {"mAP": t["rows"]["MLT teacher"]["plain"]["mAP"], "centred": t["rows"]["MLT teacher"]["centred"]["mAP"],
-         "ARI": t["labels"]["ARI"]} for t in tables
-    ]  # fmt: skip
-    parts = [
-        [name, *cells([r["mAP"] for r in rows]), f"{mean(r['centred'] for r in rows):.1f}",
-         f"{mean(r['ARI'] for r in rows):.2f}"] for name, rows in ({FULL: full} | measured["ablations"]).items()
-    ]  # fmt: skip
-    about = ", ".join(f"{key} {value}" for key, value in measured["machine"].items())
-    return "\n".join([
-        f"Measured on: {about}.", "", "mAP in percent:", "",
-        tabulate(main, ["", *heads, "mean"], tablefmt="pipe", disable_numparse=True), "",
-        "What the parts are worth, mAP of the evaluated net:", "",
-        tabulate(parts, ["", *heads, "mean", "mean, centred", "mean ARI"], tablefmt="pipe", disable_numparse=True), "",
-    ])  # fmt: skip
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs="+", default=["11/4", "12/5", "13/6"], help="PEOPLE/CAMERAS pairs")
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS), metavar="ROW", help="default: all")
+    parser.add_argument("--work", type=Path, default=Path("logs/benchmark-synthetic"), help="folder of all runs")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "synthetic.json")
+    return parser
 
 
 def main() -> None:
     """Parse, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", nargs="+", default=["11/4", "12/5", "13/6"], help="PEOPLE/CAMERAS pairs")
-    parser.add_argument("--work", type=Path, default=Path("logs/benchmark-synthetic"), help="folder of all runs")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "synthetic.json")
-    args = parser.parse_args()
+    args = argument_parser().parse_args()
     seeds = [(int(p), int(c)) for p, c in (pair.split("/") for pair in args.seeds)]
-    measured = measure(args.work.resolve(), seeds, args.jobs)
+    args.output = args.output.resolve()
+    measured = measure(args.work.resolve(), seeds, args.rows, args.jobs)
+    keep_other_rows(measured, args.output)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(measured, indent=1) + "\n")
-    print(page(measured))
+    write_page(args.output)
 
 
 if __name__ == "__main__":

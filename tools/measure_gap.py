@@ -1,65 +1,148 @@
 #!/usr/bin/env python
 """How much of the gap between no adaptation and full supervision does a method close?
 
-Runs `tools/train_net.py` for a Stage II config and what it is compared with, and prints one table: direct transfer,
-AdaBN (target BN statistics, no training), student and teacher, and the oracle (Stage I fine-tuned with the target's
-labels). The target needs labelled training images and a test split. What is there already is not run again.
+Runs `tools/train_net.py` for a Stage II config and for what it is compared with, and prints one table: direct transfer
+(Stage I as it is), AdaBN (its BN statistics re-estimated on target images), student and teacher, and the oracle, which
+is Stage I fine-tuned with the target's labels, by its own recipe with Stage II's augmentation or by --oracle's config.
+The target needs labelled training images and a test split.
 
-    python tools/measure_gap.py --config-file configs/MLT/synthetic.yml --oracle configs/Pretrain/synthetic-oracle.yml
+Each run has a folder named by fingerprints of its resolved config with its weights, and of the images: an unchanged run
+is not made again, a changed one is.
+
+    python tools/measure_gap.py --config-file configs/MLT/synthetic.yml --check
+    python tools/measure_gap.py --config-file configs/MLT/duke2market.yml --num-gpus 4
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from tabulate import tabulate
 
-from mlt.config import CfgNode, get_cfg
+import mlt.components  # noqa: F401  fills the registries
+from mlt.config import CfgNode
+from mlt.config.config import save_cfg
+from mlt.data.datasets import read_datasets
+from mlt.engine.check import check_run
+from mlt.engine.fingerprint import data_fingerprint, fingerprint
+from mlt.engine.pretrain import pretrain_config, pretrain_configs
+from mlt.engine.run import load_cfg
+from mlt.engine.start import read_train_images
+from mlt.modeling.weights import is_backbone_only
+from mlt.structures import UNKNOWN, ReidRecord
+from mlt.utils.checkpoint import load_checkpoint
 
 TRAIN_NET = os.path.join(os.path.dirname(os.path.abspath(__file__)), "train_net.py")
+DIRECT, ADABN, ORACLE = "direct transfer", "AdaBN", "oracle"
 Row = dict[str, dict[str, float]]  # "plain" or "centred" -> metrics
 
 
-def train_net(config_file: str, output_dir: str, *words: str) -> None:
-    """Run tools/train_net.py and fail when it does.
+def changed(cfg: CfgNode, *pairs: Any) -> CfgNode:
+    """A frozen copy of a config with other values.
 
     Args:
-        config_file: config.
-        output_dir: OUTPUT_DIR.
-        *words: further flags and KEY VALUE pairs.
+        cfg: config.
+        *pairs: KEY VALUE KEY VALUE ...
     """
-    flags = [w for w in words if w.startswith("--")]
-    pairs = [w for w in words if not w.startswith("--")]
-    command = [sys.executable, TRAIN_NET, "--config-file", config_file, *flags, "OUTPUT_DIR", output_dir, *pairs]
-    subprocess.run(command, check=True)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.merge_from_list(list(pairs))
+    cfg.freeze()
+    return cfg
 
 
-def evaluation(config_file: str, output_dir: str, *words: str) -> dict[str, Row]:
-    """Rows of an --eval-only run, from its file when it has run before.
+def train_net(*words: str) -> int:
+    """Exit code of tools/train_net.py.
 
     Args:
-        config_file: config.
-        output_dir: OUTPUT_DIR of the evaluation.
-        *words: KEY VALUE pairs.
+        *words: its arguments.
     """
-    path = os.path.join(output_dir, "evaluation.json")
-    if not os.path.exists(path):
-        train_net(config_file, output_dir, "--eval-only", *words)
-    return rows(read_json(path))
+    return subprocess.run([sys.executable, TRAIN_NET, *words], check=False).returncode
+
+
+def run_once(cfg: CfgNode, num_gpus: int, *, makes: str) -> str:
+    """Path of a file that a run of tools/train_net.py leaves behind; the run is made when the file is not there.
+
+    Args:
+        cfg: resolved config with a folder of its own.
+        num_gpus: processes.
+        makes: "model_final.pth" for a training, "evaluation.json" for an evaluation of MODEL.WEIGHTS.
+
+    Raises:
+        SystemExit: the run failed, and has told why.
+    """
+    path = os.path.join(cfg.OUTPUT_DIR, makes)
+    if os.path.isfile(path):
+        print(f"found {cfg.OUTPUT_DIR}", flush=True)
+        return path
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    recipe = os.path.join(cfg.OUTPUT_DIR, "recipe.yaml")
+    save_cfg(cfg, recipe)
+    flag = "--eval-only" if makes == "evaluation.json" else "--resume"
+    if code := train_net("--config-file", recipe, "--num-gpus", str(num_gpus), flag):
+        raise SystemExit(code)
+    return path
+
+
+def starting_weights(
+    cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence[ReidRecord], num_gpus: int
+) -> list[str]:
+    """What Stage II starts from: weights that the config names, else Stage I, which is trained when missing.
+
+    Args:
+        cfg: Stage II config.
+        source: labelled training images.
+        target: unlabelled training images.
+        num_gpus: processes.
+    """
+    if cfg.PRETRAIN.WEIGHTS:
+        return list(cfg.PRETRAIN.WEIGHTS)
+    if cfg.MODEL.WEIGHTS and not is_backbone_only(load_checkpoint(cfg.MODEL.WEIGHTS)):
+        return [cfg.MODEL.WEIGHTS]
+    finals = [run_once(one, num_gpus, makes="model_final.pth") for one in pretrain_configs(cfg, source, target)]
+    return [os.path.join(os.path.dirname(path), "model_best.pth") for path in finals]
+
+
+def plan(cfg: CfgNode, starts: Sequence[str], *, oracle_file: str = "", images: str = "") -> dict[str, CfgNode]:
+    """The runs of the table but Stage I, "adapted", "direct", "adabn" and "oracle", each with a folder of its own.
+
+    Args:
+        cfg: Stage II config; its OUTPUT_DIR is the folder of all runs.
+        starts: weights of Stage I, one for each net; the first is evaluated and fine-tuned.
+        oracle_file: config of the fine-tuning; "" = Stage I's recipe with Stage II's augmentation.
+        images: fingerprint of all images.
+    """
+    seed = cfg.PRETRAIN.SEEDS[0]
+    adapted = changed(cfg, "PRETRAIN.WEIGHTS", list(starts), "PRETRAIN.CONFIG_FILE", "", "MODEL.WEIGHTS", "")
+    shared = ("MODEL.WEIGHTS", starts[0], "DATASETS.TESTS", cfg.DATASETS.TESTS)
+    source = changed(pretrain_config(cfg, seed), *shared, "DATASETS.TARGETS", cfg.DATASETS.TARGETS)
+    oracle = pretrain_config(changed(cfg, "PRETRAIN.CONFIG_FILE", oracle_file or cfg.PRETRAIN.CONFIG_FILE), seed)
+    oracle = changed(oracle, *shared, "DATASETS.NAMES", cfg.DATASETS.TARGETS, "DATASETS.TARGETS", ())
+    if not oracle_file:
+        oracle.defrost()
+        oracle.INPUT = cfg.INPUT.clone()
+        oracle.freeze()
+    runs = {"adapted": adapted, "direct": source, "adabn": changed(source, "TEST.ADAPT_BN", True), "oracle": oracle}
+    for name, run in runs.items():
+        folder = "-".join(part for part in (name, fingerprint(run), images) if part)
+        runs[name] = changed(run, "OUTPUT_DIR", os.path.join(cfg.OUTPUT_DIR, folder))
+    return runs
 
 
 def rows(results: dict[str, dict[str, dict[str, float]]]) -> dict[str, Row]:
-    """Net -> plain and centred metrics of the last-named test set.
+    """Net -> plain and centred metrics on the first test set, the one that chooses the best epoch.
 
     Args:
         results: set -> net (or "net centred") -> metrics.
     """
-    nets = list(results.values())[-1]
+    nets = next(iter(results.values()))
     names = [name for name in nets if not name.endswith(" centred")]
     return {name: {"plain": nets[name], "centred": nets.get(f"{name} centred", {})} for name in names}
 
@@ -74,40 +157,81 @@ def read_json(path: str) -> dict[str, Any]:
         return json.load(file)
 
 
-def measure(config_file: str, oracle_file: str, out: str, words: list[str]) -> dict[str, Any]:
+def read_images(cfg: CfgNode) -> tuple[Sequence[ReidRecord], Sequence[ReidRecord], str]:
+    """Source, target, and the fingerprint of all images; what cannot be measured is refused before hours of training.
+
+    Args:
+        cfg: Stage II config.
+
+    Raises:
+        ValueError: no Stage I config, no test split, a target without identities, or a config that cannot be trained.
+    """
+    if not cfg.PRETRAIN.CONFIG_FILE:
+        raise ValueError("PRETRAIN.CONFIG_FILE is empty, but it is Stage I that the method is compared with")
+    source, target = read_train_images(cfg)
+    tests = read_datasets(cfg, cfg.DATASETS.TESTS)
+    if not any(data.has_test for data in tests[:1]):
+        raise ValueError(f"the first set of DATASETS.TESTS {tuple(cfg.DATASETS.TESTS)} has no query and gallery")
+    if any(record.pid == UNKNOWN for record in target):
+        raise ValueError(
+            f"DATASETS.TARGETS {tuple(cfg.DATASETS.TARGETS)} has training images without identity: the oracle needs "
+            "all of them. Adapt with tools/train_net.py instead."
+        )
+    check_run(cfg, source, target)
+    tested = [record for data in tests for record in (*data.query, *data.gallery)]
+    return source, target, data_fingerprint([*source, *target, *tested], ())
+
+
+def measure(cfg: CfgNode, *, oracle_file: str = "", num_gpus: int = 1) -> dict[str, Any]:
     """Train and evaluate everything the table needs.
 
     Args:
-        config_file: Stage II config.
-        oracle_file: config of the fine-tuning with target labels.
-        out: folder of all runs.
-        words: KEY VALUE pairs for every run.
+        cfg: Stage II config; its OUTPUT_DIR is the folder of all runs.
+        oracle_file: see `plan`.
+        num_gpus: processes.
 
     Returns:
-        "rows" by name, "labels" (last quality), "gap_closed" of the teacher, plain.
+        "rows" by name, "evaluated" (the name of the method's own row), "labels" (last quality), "gap_closed" of that
+        row, plain (None where the oracle is no better than direct transfer), and "runs", the folder of each.
     """
-    adapted = os.path.join(out, "adapted")
-    train_net(config_file, adapted, "--resume", *words)
-    cfg = get_cfg()
-    cfg.merge_from_file(os.path.join(adapted, "config.yaml"))
-    source_model = ["MODEL.WEIGHTS", cfg.PRETRAIN.WEIGHTS[0]]
-    tests = ["DATASETS.TESTS", str(cfg.DATASETS.TESTS), "DATASETS.TARGETS", str(cfg.DATASETS.TARGETS)]
-    shared = [*words, *tests, *source_model]
-    table: dict[str, Row] = {}
-    table["direct transfer"] = _only(evaluation(oracle_file, os.path.join(out, "direct"), *shared))
-    table["AdaBN"] = _only(evaluation(oracle_file, os.path.join(out, "adabn"), *shared, "TEST.ADAPT_BN", "True"))
-    results = read_json(os.path.join(adapted, "results.json"))
-    table |= {f"MLT {net}": row for net, row in rows(results["last"]["results"]).items()}
-    oracle = os.path.join(out, "oracle")
-    no_target = ["DATASETS.NAMES", str(cfg.DATASETS.TARGETS), "DATASETS.TARGETS", "()"]
-    train_net(oracle_file, oracle, "--resume", *shared, *no_target)
-    table["oracle"] = _only(rows(read_json(os.path.join(oracle, "results.json"))["last"]["results"]))
-    direct, teacher, best = (table[n]["plain"]["mAP"] for n in ("direct transfer", list(table)[-2], "oracle"))
-    return {"rows": table, "labels": results["labels"], "gap_closed": (teacher - direct) / (best - direct)}
+    source, target, images = read_images(cfg)
+    starts = starting_weights(cfg, source, target, num_gpus)
+    runs = plan(cfg, starts, oracle_file=oracle_file, images=images)
+    for name, run in runs.items():
+        makes = "evaluation.json" if name in ("direct", "adabn") else "model_final.pth"
+        run_once(run, num_gpus, makes=makes)
+    direct, adabn = (rows(read_json(os.path.join(runs[n].OUTPUT_DIR, "evaluation.json"))) for n in ("direct", "adabn"))
+    adapted, oracle = (read_json(os.path.join(runs[n].OUTPUT_DIR, "results.json")) for n in ("adapted", "oracle"))
+    method = "".join(letter for letter in cfg.MODEL.META_ARCHITECTURE if letter.isupper())
+    nets = {f"{method} {net}": row for net, row in rows(adapted["last"]["results"]).items()}
+    best = next(name for name in (f"{method} teacher", f"{method} student") if name in nets)
+    table = {DIRECT: direct["student"], ADABN: adabn["student"], **nets}
+    table[ORACLE] = rows(oracle["last"]["results"])["student"]
+    low, found, high = (table[name]["plain"]["mAP"] for name in (DIRECT, best, ORACLE))
+    gap = (found - low) / (high - low) if high > low else None
+    folders = {name: os.path.basename(run.OUTPUT_DIR) for name, run in runs.items()}
+    return {"rows": table, "evaluated": best, "labels": adapted["labels"], "gap_closed": gap, "runs": folders}
 
 
-def _only(nets: dict[str, Row]) -> Row:
-    return next(iter(nets.values()))
+def shortfalls(measured: dict[str, Any]) -> list[str]:
+    """What --check demands and the measurement does not show; what was not measured counts as missing.
+
+    Args:
+        measured: what `measure` returned.
+    """
+
+    def lead(kind: str) -> float:
+        table, name = measured["rows"], measured["evaluated"]
+        return table[name][kind].get("mAP", math.nan) - table[ADABN][kind].get("mAP", math.nan)
+
+    gap = math.nan if measured["gap_closed"] is None else measured["gap_closed"]
+    demands = (
+        (f"mAP of {measured['evaluated']} above {ADABN}", lead("plain"), 10.0),
+        ("the same with cameras centred", lead("centred"), 5.0),
+        ("gap closed", gap, 0.5),
+        ("ARI of the final labels", measured["labels"].get("ARI", math.nan), 0.6),
+    )
+    return [f"{what}: {value:.2f}, wanted >= {least:g}" for what, value, least in demands if not value >= least]
 
 
 def show(measured: dict[str, Any]) -> str:
@@ -121,30 +245,46 @@ def show(measured: dict[str, Any]) -> str:
         [name, *(row[kind].get(metric) for kind in ("plain", "centred") for metric in ("mAP", "Rank-1"))]
         for name, row in measured["rows"].items()
     ]
-    labels = {k.removeprefix("labels/"): v for k, v in measured["labels"].items()}
+    gap = "none: the oracle is no better" if measured["gap_closed"] is None else f"{measured['gap_closed']:.2f}"
+    net, labels = measured["evaluated"].split()[-1], measured["labels"]
     return "\n".join([
         tabulate(body, head, tablefmt="pipe", floatfmt=".1f"),
         "",
-        f"gap closed, (teacher - direct) / (oracle - direct): {measured['gap_closed']:.2f}",
+        f"gap closed, ({net} - direct) / (oracle - direct): {gap}",
         f"final labels: ARI {labels['ARI']:.3f}, NMI {labels['NMI']:.3f}",
     ])  # fmt: skip
 
 
-def main() -> None:
-    """Parse, measure, print, keep."""
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, help="Stage II config")
-    parser.add_argument("--oracle", required=True, help="config that fine-tunes Stage I with labels")
-    parser.add_argument("--output", default="", help="folder of all runs; default: OUTPUT_DIR of the config")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for every run")
-    args = parser.parse_args()
-    cfg: CfgNode = get_cfg()
-    cfg.merge_from_file(args.config_file)
-    out = args.output or cfg.OUTPUT_DIR
-    measured = measure(args.config_file, args.oracle, out, args.opts)
-    with open(os.path.join(out, "gap.json"), "w", encoding="utf-8") as file:
+    parser.add_argument("--config-file", metavar="FILE", required=True, help="Stage II config")
+    parser.add_argument("--oracle", metavar="FILE", default="", help="config that fine-tunes Stage I with labels")
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes of each run")
+    parser.add_argument("--json", metavar="FILE", default="", help="the numbers; default: OUTPUT_DIR/gap.json")
+    parser.add_argument("--check", action="store_true", help="exit code 1 when the method does not keep its promises")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs over the Stage II config")
+    return parser
+
+
+def main() -> None:
+    """Parse, measure, print, keep, check."""
+    args = argument_parser().parse_args()
+    try:
+        cfg = load_cfg(args)
+        measured = measure(cfg, oracle_file=args.oracle, num_gpus=args.num_gpus)
+    except (ValueError, KeyError, OSError) as error:
+        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    path = args.json or os.path.join(cfg.OUTPUT_DIR, "gap.json")
+    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
         json.dump(measured, file, indent=1)
+    os.replace(f"{path}.tmp", path)
     print(show(measured))
+    missing = shortfalls(measured) if args.check else []
+    for line in missing:
+        print(f"not shown: {line}", file=sys.stderr)
+    raise SystemExit(bool(missing))
 
 
 if __name__ == "__main__":

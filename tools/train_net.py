@@ -9,17 +9,14 @@ torchrun --nproc-per-node 4 tools/train_net.py --config-file configs/MLT/duke2ma
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
 import time
 
 import mlt.components  # noqa: F401  fills the registries
 from mlt.engine.launch import launch
 from mlt.engine.run import argument_parser, load_cfg, run
 from mlt.utils import comm
+from mlt.utils.user_errors import USER_ERRORS, end_with_message
 
-# what a reader can mend: a wrong config, missing or broken files, a run that diverged
-USER_ERRORS = (ValueError, KeyError, OSError, FloatingPointError)
 PATIENCE = 10  # seconds
 
 
@@ -30,20 +27,7 @@ def main(args: argparse.Namespace) -> None:
     except USER_ERRORS as error:
         if not comm.is_main():  # most errors are everybody's: the main process tells, and with it all others are ended
             time.sleep(PATIENCE)
-        _fail(error)
-
-
-def _fail(error: Exception) -> None:
-    """One message for the reader; the traceback goes to the log file, if there is one already."""
-    logger = logging.getLogger("mlt")
-    logger.debug("traceback", exc_info=error)
-    message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    # a worker of a loader hands over its whole traceback as the message
-    print(f"error: {message.rpartition(f'{type(error).__name__}: ')[2]}", file=sys.stderr)
-    for handler in logger.handlers:
-        if isinstance(handler, logging.FileHandler):
-            print(f"(where it happened: {handler.baseFilename})", file=sys.stderr)
-    raise SystemExit(2)
+        end_with_message(error)
 
 
 if __name__ == "__main__":
@@ -59,4 +43,4 @@ if __name__ == "__main__":
             args=(arguments,),
         )
     except USER_ERRORS as error:
-        _fail(error)
+        end_with_message(error)

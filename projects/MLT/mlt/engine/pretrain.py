@@ -72,6 +72,19 @@ def _fingerprint(cfg: CfgNode) -> str:
     return fingerprint(relevant)
 
 
+def pretrain_configs(cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence[ReidRecord]) -> list[CfgNode]:
+    """The Stage I configs of a Stage II run, one for each of PRETRAIN.SEEDS, each with its folder.
+
+    Args:
+        cfg: Stage II config.
+        source: its labelled training images.
+        target: its unlabelled training images.
+    """
+    seen = target if cfg.PRETRAIN.TARGET_STATISTICS else ()
+    data = comm.broadcast_object(data_fingerprint(source, seen) if comm.is_main() else "")
+    return [pretrain_config(cfg, seed, data) for seed in cfg.PRETRAIN.SEEDS]
+
+
 def ensure_pretrained(
     cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence[ReidRecord], given: Sequence[str] = ()
 ) -> list[str]:
@@ -101,9 +114,7 @@ def ensure_pretrained(
             "Stage I does not take %s from the command line: it follows %s, and its seeds are PRETRAIN.SEEDS %s",
             ", ".join(lost), cfg.PRETRAIN.CONFIG_FILE, tuple(cfg.PRETRAIN.SEEDS),
         )  # fmt: skip
-    seen = target if cfg.PRETRAIN.TARGET_STATISTICS else ()
-    data = comm.broadcast_object(data_fingerprint(source, seen) if comm.is_main() else "")
-    return [_train_net(pretrain_config(cfg, seed, data)) for seed in cfg.PRETRAIN.SEEDS]
+    return [_train_net(one) for one in pretrain_configs(cfg, source, target)]
 
 
 def keys_not_inherited(given: Sequence[str]) -> list[str]:
