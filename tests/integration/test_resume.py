@@ -5,18 +5,26 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commands import call, start
+import torch.distributed as dist
+from commands import CONTEXT, LIMIT, call, start
 
+from mlt.engine import run as engine
+from mlt.engine.trainer import Trainer
+from mlt.structures import Batch
+from mlt.utils import comm
 from mlt.utils.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow
+ONE_ROUND = ("PSEUDO_LABELS.ROUNDS", 1)  # of a run too short for its second
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:
@@ -56,7 +64,7 @@ def words(stage_two: list[str], tmp_path: Path) -> list[str]:
 
 
 def test_n_and_resumed_n_are_2n(words: list[str], reference: Path, tmp_path: Path) -> None:
-    call(tmp_path / "log", *words, "SOLVER.MAX_EPOCH", 2)
+    call(tmp_path / "log", *words, "SOLVER.MAX_EPOCH", 2, *ONE_ROUND)
     (tmp_path / "run" / "model_final.pth").unlink()
     printed = call(tmp_path / "log", *words[:2], "--resume", *words[2:])
     assert "after step 6 of 12" in printed
@@ -103,6 +111,60 @@ def test_killed_between_two_files(words: list[str], reference: Path, tmp_path: P
     assert_same_run(run, reference)
 
 
+class StoppedTrainer(Trainer):
+    """Gets its signal in a given step, on one process only."""
+
+    stop_at = 0
+
+    def run_step(self, batch: Batch) -> None:
+        super().run_step(batch)
+        stopper: Any = self.hooks["StopOnSignal"]
+        stopper.period = 1
+        stopper._asked = self.iter + 1 == self.stop_at and comm.rank() == 1
+
+
+def stop_and_resume(rank: int, world: int, port: int, words: list[str], folder: str) -> None:
+    """What each process does: a run as reference, one that stops within its second epoch, and the rest of that."""
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    engine.Trainer = StoppedTrainer  # type: ignore[misc]
+    for name, stop_at, resume in (("reference", 0, False), ("run", 5, False), ("run", 0, True)):
+        StoppedTrainer.stop_at = stop_at
+        cfg = engine.load_cfg(engine.argument_parser().parse_args([*words, "OUTPUT_DIR", f"{folder}/{name}"]))
+        try:
+            engine.run(cfg, resume=resume)
+        except SystemExit as left:
+            if left.code != 143:
+                raise
+            if rank == 0:
+                shutil.copy(f"{folder}/run/model_last.pth", f"{folder}/stopped.pth")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("number", [2])
+def test_several_processes_stopped_within_an_epoch(stage_two: list[str], tmp_path: Path, number: int) -> None:
+    """Each has seen other rows, and so has running statistics of its own until the end of the epoch."""
+    words = [*stage_two, "SOLVER.MAX_EPOCH", "2", "PSEUDO_LABELS.ROUNDS", "1", "SOLVER.IMS_PER_BATCH", str(8 * number)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    args = (number, port, words, str(tmp_path))
+    processes = [CONTEXT.Process(target=stop_and_resume, args=(rank, *args)) for rank in range(number)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(LIMIT)
+    assert [process.exitcode for process in processes] == [0] * number
+    stopped = load_checkpoint(tmp_path / "stopped.pth")
+    assert stopped["iteration"] == 5
+    first, second, *_ = (state["model"]["backbone.bn1.BN_T.running_mean"] for state in stopped["processes"])
+    assert not torch.equal(first, second)
+    assert "after step 5 of 6" in (tmp_path / "run" / "log.txt").read_text()
+    for name in ("model_last", "model_final", "model_best", "model_0001"):
+        run, reference = (load_checkpoint(tmp_path / folder / f"{name}.pth") for folder in ("run", "reference"))
+        assert_same(run, reference, name)
+    assert (tmp_path / "run" / "results.json").read_text() == (tmp_path / "reference" / "results.json").read_text()
+
+
 def test_killed_at_any_moment(words: list[str], reference: Path, tmp_path: Path) -> None:
     chance = random.Random(0)
     for _ in range(6):
@@ -123,12 +185,13 @@ def test_sigterm_at_the_end_of_stage_one_is_not_forgotten(world: Path, tmp_path:
     command.process.terminate()
     assert command.wait() in (143, -signal.SIGTERM), command.text  # the latter if it came between the stages
     assert not (tmp_path / "run" / "last_checkpoint").exists()
-    assert "Stage I is there" in call(tmp_path / "log", *words, "SOLVER.MAX_EPOCH", 1)
+    assert "Stage I is there" in call(tmp_path / "log", *words, "SOLVER.MAX_EPOCH", 1, *ONE_ROUND)
 
 
 def test_a_resumed_run_follows_its_config(words: list[str], full_run: Path, tmp_path: Path) -> None:
-    call(tmp_path / "log", *words, "SOLVER.MAX_EPOCH", 1)
-    call(tmp_path / "log", *words[:2], "--resume", *words[2:], "SOLVER.MAX_EPOCH", 2, "SOLVER.BASE_LR", 0.0005)
+    call(tmp_path / "log", *words, "SOLVER.MAX_EPOCH", 1, *ONE_ROUND)
+    further = ("SOLVER.MAX_EPOCH", 2, "SOLVER.BASE_LR", 0.0005, *ONE_ROUND)
+    call(tmp_path / "log", *words[:2], "--resume", *words[2:], *further)
     lines = (tmp_path / "run" / "metrics.json").read_text().splitlines()
     assert [json.loads(line)["lr"] for line in lines] == pytest.approx([0.001, 0.0005])
 

@@ -45,7 +45,8 @@ def test_results_name_nets_sets_epochs_and_what_chose_the_best(full_run: Path, w
     name = f"Market1501@{world}/station"
     assert set(found["last"]["results"][name]) == {"student", "student centred", "teacher", "teacher centred"}
     assert found["last"]["epoch"] == 4
-    assert found["best"]["chosen_by"] == f"the test split of {name}"
+    assert found["best"]["chosen_by"] == f"(mAP + Rank-1) / 2 of the teacher on the test split of {name}"
+    assert found["best"]["chosen_by"] in (full_run / "printed.txt").read_text()
     metrics = [line[f"{name}/teacher/metric"] for line in metric_lines(full_run)]
     assert found["best"]["epoch"] == 1 + metrics.index(max(metrics))
     assert found["best"]["results"][name]["teacher"]["metric"] == max(metrics)
@@ -54,7 +55,8 @@ def test_results_name_nets_sets_epochs_and_what_chose_the_best(full_run: Path, w
 
 def test_stage_one_is_chosen_by_the_source(full_run: Path, world: Path) -> None:
     found = read(next(full_run.glob("pretrain/*")) / "results.json")
-    assert found["best"]["chosen_by"] == f"the test split of Market1501@{world}/campus"
+    by = "(mAP + Rank-1) / 2 of the student on the test split of"
+    assert found["best"]["chosen_by"] == f"{by} Market1501@{world}/campus"
     assert set(found["last"]["results"]) == {f"Market1501@{world}/campus", f"Market1501@{world}/station"}
 
 
@@ -77,7 +79,7 @@ def test_saved_config_reloads_to_the_same_tree(full_run: Path, stage_one: Path) 
 
 def test_checkpoints_hold_everything_and_only_tensors_and_plain_values(full_run: Path) -> None:
     state = load_checkpoint(full_run / "model_final.pth")  # weights_only
-    assert {"model", "optimizer", "scheduler", "scaler", "hooks", "iteration", "epoch", "rng"} <= set(state)
+    assert {"model", "optimizer", "scheduler", "scaler", "hooks", "iteration", "epoch", "processes"} <= set(state)
     assert (state["iteration"], state["epoch"]) == (12, 3)
     prefixes = ("backbone.", "heads.classifiers.2", "teacher.backbone.", "teacher.heads.", "memory.queue")
     assert all(any(key.startswith(prefix) for key in state["model"]) for prefix in prefixes)
@@ -103,8 +105,11 @@ def test_a_finished_run_is_left_alone(full_run: Path, world: Path, tmp_path: Pat
     before = {path: path.stat().st_mtime_ns for path in full_run.rglob("*.pth")}
     metrics = (full_run / "metrics.json").read_text()
     results = (full_run / "results.json").read_text()
-    printed = call(tmp_path / "log", "--config-file", world / "mlt.yml", "--resume", "OUTPUT_DIR", full_run)
+    config = (full_run / "config.yaml").read_text()
+    words = ["--resume", "OUTPUT_DIR", full_run, "SOLVER.BASE_LR", 0.5]
+    printed = call(tmp_path / "log", "--config-file", world / "mlt.yml", *words)
     assert "Stage I is there" in printed
+    assert (full_run / "config.yaml").read_text() == config
     assert {path: path.stat().st_mtime_ns for path in full_run.rglob("*.pth")} == before
     assert (full_run / "metrics.json").read_text() == metrics
     assert (full_run / "results.json").read_text() == results

@@ -48,6 +48,15 @@ def test_switches_off_where_a_camera_is_unknown_and_says_so_once(caplog: pytest.
     assert len([r for r in caplog.records if "centring is off" in r.message]) == 1
 
 
+def test_gives_the_same_bits_each_time(device: torch.device) -> None:
+    """Of many rows for each camera, which concurrent additions would sum in another order at every call."""
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(20000, 16, generator=generator).to(device)
+    camids = torch.randint(4, (20000,), generator=generator).to(device)
+    first = center_cameras(features, camids)
+    assert all(torch.equal(center_cameras(features, camids), first) for _ in range(5))
+
+
 def test_no_image() -> None:
     assert center_cameras(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)).shape == (0, 3)
 

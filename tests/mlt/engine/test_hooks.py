@@ -123,7 +123,11 @@ class TestEvalHook:
         assert best == [True, True, False, False]
         assert hook.summary() == {
             "last": {"epoch": 4, "results": results(2.0)},
-            "best": {"epoch": 2, "chosen_by": "the test split of set", "results": results(3.0)},
+            "best": {
+                "epoch": 2,
+                "chosen_by": "(mAP + Rank-1) / 2 of the teacher on the test split of set",
+                "results": results(3.0),
+            },
         }
 
     def test_between_evaluations_nothing_is_best(self):
@@ -173,10 +177,10 @@ class TestEvalHook:
 
 class TestCheckpointHook:
     @staticmethod
-    def saved(*, best: tuple[int, ...] = (), period: int = 0, stop: int = 99, start: int = 0) -> list[tuple[int, str]]:
-        done: list[tuple[int, str]] = []
+    def saved(*, best: tuple[int, ...] = (), period: int = 0, stop: int = 99, start: int = 0) -> list[tuple]:
+        done: list[tuple] = []
         hook = hooks.CheckpointHook(
-            lambda name: done.append((hook.trainer.iter, name)), lambda: hook.trainer.epoch in best, period
+            lambda names: done.append((hook.trainer.iter, *names)), lambda: hook.trainer.epoch in best, period
         )
 
         class Stop(HookBase):
@@ -187,15 +191,15 @@ class TestCheckpointHook:
         return done
 
     def test_last_after_every_epoch_and_final_once(self):
-        assert self.saved() == [(2, "model_last"), (4, "model_last"), (6, "model_final"), (6, "model_last")]
+        assert self.saved() == [(2, "model_last"), (4, "model_last"), (6, "model_final", "model_last")]
 
     def test_the_one_to_resume_from_comes_after_all_others(self):
         saved = self.saved(best=(0, 2), period=1)
         assert saved == [
-            (2, "model_best"), (2, "model_0000"), (2, "model_last"),
-            (4, "model_0001"), (4, "model_last"),
-            (6, "model_best"), (6, "model_0002"), (6, "model_final"), (6, "model_last"),
-        ]  # fmt: skip
+            (2, "model_best", "model_0000", "model_last"),
+            (4, "model_0001", "model_last"),
+            (6, "model_best", "model_0002", "model_final", "model_last"),
+        ]
 
     @pytest.mark.parametrize("stop", [3, 4])
     def test_a_stopped_run_is_saved_once(self, stop):

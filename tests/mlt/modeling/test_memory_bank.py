@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,14 @@ class TestUpdate:
         bank.update(torch.empty(0, 4), torch.empty(0, dtype=torch.int64), features, targets)
         torch.testing.assert_close(bank.prototypes, expected, rtol=0, atol=1e-6)
 
+    def test_rows_beyond_those_of_an_identity_do_not_move_its_prototype(self, bank):
+        bank.rows_per_identity = 2
+        other = copy.deepcopy(bank)
+        features, targets, nothing = torch.randn(5, 4), torch.tensor([1, 0, 1, 1, 1]), torch.empty(0, 4)
+        bank.update(nothing, torch.empty(0, dtype=torch.int64), features, targets)
+        other.update(nothing, torch.empty(0, dtype=torch.int64), features[:3], targets[:3])
+        assert torch.equal(bank.prototypes, other.prototypes)
+
     def test_queue_is_first_in_first_out(self, bank):
         nothing = torch.empty(0, 4), torch.empty(0, dtype=torch.int64)
         rows = torch.randn(4, 4)
@@ -207,7 +216,12 @@ def test_weights_scale_the_losses(bank):
 
 
 @pytest.mark.parametrize(
-    ("options", "match"), [({"queue_size": 0}, "QUEUE_SIZE"), ({"prototype_momentum": 1.5}, "PROTOTYPE_MOMENTUM")]
+    ("options", "match"),
+    [
+        ({"queue_size": 0}, "QUEUE_SIZE"),
+        ({"prototype_momentum": 1.5}, "PROTOTYPE_MOMENTUM"),
+        ({"rows_per_identity": 0}, "NUM_INSTANCE"),
+    ],
 )
 def test_bad_arguments(options, match):
     with pytest.raises(ValueError, match=match):

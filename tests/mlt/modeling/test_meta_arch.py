@@ -247,16 +247,6 @@ class TestMixtureLabelTransport:
         with pytest.raises(ValueError, match="1 clusterings for 2 classifiers"):
             model.reset_classifiers((3,))
 
-    def test_reset_teacher(self, mlt, batch_of):
-        model = mlt()
-        model(batch_of(4, 4))
-        model.after_step()
-        torch.nn.init.normal_(model.heads.projection[0].weight)
-        model.reset_teacher()
-        assert unchanged(model.teacher.heads, tensors(model.heads))
-        assert unchanged(model.teacher.backbone, tensors(model.backbone))
-        assert int(model.teacher.ema_steps) == 0
-
     def test_state_dict_round_trip(self, mlt, batch_of):
         model, other = mlt(), mlt()
         model.reset_classifiers((5, 7))

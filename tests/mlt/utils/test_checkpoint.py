@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -47,9 +48,10 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     [
         ("checkpoint.torch.save = lambda obj, file: (file.write(b'half'), file.flush(), die())", 1),  # while writing
         ("checkpoint.os.replace = lambda *paths: die()", 1),  # written, not renamed
+        ("checkpoint.os.link = lambda *paths: die()", 1),  # one name of two
         ("checkpoint._write_atomically = die_at_pointer", 2),  # renamed over, last_checkpoint not written
     ],
-    ids=["writing", "written", "renamed"],
+    ids=["writing", "written", "one name", "renamed"],
 )
 def test_kill_at_any_moment_leaves_a_complete_last_checkpoint(tmp_path: Path, moment: str, epoch: int) -> None:
     code = f"""
@@ -60,9 +62,9 @@ write = checkpoint._write_atomically
 def die_at_pointer(path, action):
     die() if path.name == checkpoint.LAST else write(path, action)
 saver = checkpoint.Checkpointer({str(tmp_path)!r})
-saver.save("model_last", {{"epoch": 1}})
+saver.save(["model_last"], {{"epoch": 1}})
 {moment}
-saver.save("model_last", {{"epoch": 2}})
+saver.save(["model_best", "model_last"], {{"epoch": 2}})
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == -signal.SIGKILL, run.stderr
@@ -70,21 +72,46 @@ saver.save("model_last", {{"epoch": 2}})
     last = again.last()
     assert last is not None
     assert load_checkpoint(last)["epoch"] == epoch
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_last.pth"]
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names - {"model_best.pth"} == {"last_checkpoint", "model_last.pth"}
+    assert all(load_checkpoint(tmp_path / name)["epoch"] for name in names if name.endswith(".pth"))
 
 
 def test_last_names_the_newest(tmp_path: Path) -> None:
     saver = Checkpointer(tmp_path / "run")
     assert saver.last() is None
     for epoch, name in enumerate(("model_0000", "model_best", "model_final")):
-        saver.save(name, state(epoch))
+        saver.save([name], state(epoch))
         assert saver.last() == tmp_path / "run" / f"{name}.pth"
     assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_final.pth"
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_one_writing_for_all_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    written = []
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda *args: (written.append(1), save(*args)))
+    saver = Checkpointer(tmp_path)
+    saver.save(["model_best", "model_0000", "model_last"], state(1))
+    saver.save(["model_0001", "model_last"], state(2))
+    assert len(written) == 2
+    epochs = {path.stem: load_checkpoint(path)["epoch"] for path in tmp_path.glob("*.pth")}
+    assert epochs == {"model_best": 1, "model_0000": 1, "model_0001": 2, "model_last": 2}
+    inodes = {path.stat().st_ino for path in tmp_path.glob("*.pth")}
+    assert len(inodes) == (2 if links else 4)
+    assert saver.last() == tmp_path / "model_last.pth"
+    assert not list(tmp_path.glob("*.tmp"))
+
+
 def test_last_names_a_file_that_is_gone(tmp_path: Path) -> None:
     saver = Checkpointer(tmp_path)
-    saver.save("model_last", state(1)).unlink()
+    saver.save(["model_last"], state(1))
+    (tmp_path / "model_last.pth").unlink()
     with pytest.raises(FileNotFoundError, match=r"last_checkpoint names model_last\.pth, which is not in"):
         saver.last()
 

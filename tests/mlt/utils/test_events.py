@@ -48,21 +48,14 @@ def test_tensorboard_has_the_same_scalars(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in board.Scalars("loss")] == [(1, 0.0), (2, 1.0), (3, 2.0)]
 
 
-def test_put_keeps_the_value_and_no_graph() -> None:
-    storage = EventStorage()
+def test_put_keeps_the_value_and_no_graph(tmp_path: Path) -> None:
+    storage = EventStorage(tmp_path)
     value = torch.tensor(1.0, requires_grad=True) * 2
     storage.put({"loss": value})
     with torch.no_grad():
         value.fill_(9)
-    assert storage.latest() == {"loss": 2.0}
-
-
-def test_latest_by_prefix_outlives_a_write() -> None:
-    storage = EventStorage()
-    storage.put({"labels/NMI": 0.5, "loss": 1.0})
-    storage.put({"labels/NMI": 0.7})
     storage.write(1)
-    assert storage.latest("labels/") == {"labels/NMI": 0.7}
+    assert lines(tmp_path) == [{"iteration": 1, "loss": 2.0}]
 
 
 def test_not_finite_is_null(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import mlt_ops
 from mlt.structures import UNKNOWN
 from mlt.utils.log import warn_once
 
@@ -42,6 +43,6 @@ def center_cameras(features: Tensor, camids: Tensor) -> Tensor:
     if not len(features):
         return features
     _, camera, count = camids.unique(return_inverse=True, return_counts=True)
-    sums = features.new_zeros(len(count), features.shape[1]).index_add_(0, camera, features)
-    means = torch.where(count[:, None] > 1, sums / count[:, None], features.mean(dim=0))
+    means, _ = mlt_ops.segment_mean(features, camera, len(count))  # the same bits on every device
+    means = torch.where(count[:, None] > 1, means, features.mean(dim=0))
     return F.normalize(features - means[camera], dim=1)

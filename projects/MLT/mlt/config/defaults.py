@@ -321,6 +321,8 @@ def _add_mlt_labels(cfg: YacsNode) -> None:
     cfg.PSEUDO_LABELS = CN()
     # A name of CLUSTERINGS: "kmeans" (the mixture), "dbscan" (on Jaccard distances), "self_paced" (SpCL).
     cfg.PSEUDO_LABELS.METHOD = "kmeans"
+    # Source images in every batch beside the pseudo-labelled ones; False: target images only (MMT).
+    cfg.PSEUDO_LABELS.WITH_SOURCE = True
     # Clusters of each group: the mixture. Paper: 600, 700, 800.
     cfg.PSEUDO_LABELS.NUM_CLUSTERS = (600, 700, 800)
     # The group that drives sampler, triplets and memory; counted from 0. Paper: 1.

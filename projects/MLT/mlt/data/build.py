@@ -35,13 +35,16 @@ def build_train_loader(
 
     Args:
         cfg: a tree with INPUT, DATALOADER, SOLVER, SEED.
-        source_records: labelled images with pids 0 .. S-1 (`merge_train`); may be empty.
+        source_records: labelled images with pids 0 .. S-1 (`merge_train`); may be empty. Left out of the batches
+            without PSEUDO_LABELS.WITH_SOURCE.
         target_records: unlabelled images, whose pids are not looked at; may be empty.
         num_views: augmentations of each image.
 
     Raises:
         ValueError: no images, or fewer source identities than a batch needs.
     """
+    if not cfg.PSEUDO_LABELS.WITH_SOURCE:
+        source_records = ()
     source, target = (
         _train_images(cfg, r, len(source_records) + len(target_records), num_views) for r in (source_records, target_records)
     )

@@ -7,15 +7,15 @@ import logging
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 from yacs.config import CfgNode
 
 from mlt.clustering.camera_centering import center_cameras
 from mlt.data.build import build_test_loader
 from mlt.engine.extract import extract
-from mlt.evaluation.metrics import evaluate_features
+from mlt.evaluation.trials import evaluate_trials
 from mlt.modeling.meta_arch import ReidModel
 from mlt.structures import UNKNOWN, ReidSet
+from mlt.utils import comm
 from mlt.utils.log import warn_once
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ Results = dict[str, dict[str, dict[str, float]]]  # set -> net -> metric -> valu
 def evaluate(cfg: CfgNode, model: ReidModel, sets: Sequence[ReidSet]) -> Results:
     """Evaluate every net of `model` on every set that has a query and a gallery.
 
+    All processes extract features, the main one computes the metrics, and all get its results.
+
     Args:
         cfg: TEST.* and the loader's keys are read.
         model: a meta-architecture; put into eval mode for the call.
@@ -32,7 +34,7 @@ def evaluate(cfg: CfgNode, model: ReidModel, sets: Sequence[ReidSet]) -> Results
 
     Returns:
         set name -> net name ("student", "teacher"; with " centred" behind it for features from which each
-        camera's mean was taken) -> metrics in percent.
+        camera's mean was taken) -> metrics in percent, means over the trials of a set with random galleries.
     """
     mode = model.training
     model.eval()
@@ -50,23 +52,15 @@ def _evaluate_set(cfg: CfgNode, model: ReidModel, data: ReidSet) -> dict[str, di
     records = data.query + data.gallery
     pids = torch.tensor([r.pid for r in records])
     camids = torch.tensor([r.camid for r in records])
+    centre = cfg.TEST.CAMERA_CENTERING
+    if centre and bool((camids == UNKNOWN).any()):
+        warn_once(logger, f"{data.name} has images of unknown cameras: no centred results (TEST.CAMERA_CENTERING)")
+        centre = False
     rows = {}
     for net in model.nets:
         embed = functools.partial(model.evaluate, net=net)
         features = extract(embed, build_test_loader(cfg, records), len(records), model.device)
-        rows[net] = _metrics(features, pids, camids, len(data.query))
-        if cfg.TEST.CAMERA_CENTERING and not bool((camids == UNKNOWN).any()):
-            rows[f"{net} centred"] = _metrics(center_cameras(features, camids), pids, camids, len(data.query))
+        variants = {net: features} | ({f"{net} centred": center_cameras(features, camids)} if centre else {})
+        for name, variant in variants.items():
+            rows[name] = comm.on_main(functools.partial(evaluate_trials, variant, pids, camids, data.trials()))
     return rows
-
-
-def _metrics(features: Tensor, pids: Tensor, camids: Tensor, num_query: int) -> dict[str, float]:
-    q, g = slice(None, num_query), slice(num_query, None)
-    return evaluate_features(
-        features[q],
-        features[g],
-        query_pids=pids[q],
-        gallery_pids=pids[g],
-        query_camids=camids[q],
-        gallery_camids=camids[g],
-    )

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mlt.modeling.layers import GroupBatchNorm, running_statistics
 from mlt.modeling.meta_arch import ReidModel
 from mlt.structures import Batch
 from mlt.utils import comm
@@ -63,16 +64,18 @@ def adapt_batch_norm(model: ReidModel, loader: Iterable[Batch]) -> None:
     """Re-estimate the BN statistics that evaluation uses as the plain mean over batches (AdaBN; Li et al., 2016).
 
     Every net of the model is adapted. Only norms that evaluation passes through change: with DSBN the target's see all
-    rows and the source's stay. A last batch that is smaller than the others is left out.
+    rows and the source's stay. A last batch that is smaller than the others is left out, as are the rows of a batch
+    that do not fill a group of MODEL.BN_GROUP.
 
     Args:
         model: its running BN statistics are changed in place; weights and modes are not.
         loader: batches with "images" of the new domain.
 
     Raises:
-        ValueError: the loader is empty.
+        ValueError: the loader is empty, or its batches are smaller than a group of MODEL.BN_GROUP.
     """
-    norms = _batch_norms(model)
+    norms: list[Any] = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None]
+    group = max((norm.group_size for norm in norms if isinstance(norm, GroupBatchNorm)), default=1)
     modes = {module: module.training for module in model.modules()}
     momenta = [norm.momentum for norm in norms]
     model.eval()
@@ -82,16 +85,20 @@ def adapt_batch_norm(model: ReidModel, loader: Iterable[Batch]) -> None:
         norm.num_batches_tracked.zero_()
     rows = 0
     for batch in loader:
-        if len(batch["images"]) >= rows:
-            rows = len(batch["images"])
+        images = batch["images"][: len(batch["images"]) // group * group]
+        if len(images) >= max(rows, 1):
+            rows = len(images)
             for net in model.nets:
-                model.embed(batch["images"], net)
+                model.embed(images, net)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     for module, mode in modes.items():
         module.training = mode
     if not rows:
-        raise ValueError("adapt_batch_norm: the loader gave no batch; set DATASETS.TARGETS")
+        raise ValueError(
+            f"adapt_batch_norm: no batch of at least {group} images (MODEL.BN_GROUP); set DATASETS.TARGETS, "
+            "TEST.IMS_PER_BATCH, or PRETRAIN.ADAPT_BN and TEST.ADAPT_BN False"
+        )
     average_batch_norm(model)
 
 
@@ -101,9 +108,4 @@ def average_batch_norm(model: nn.Module) -> None:
     Args:
         model: changed in place.
     """
-    comm.mean_over_processes([t for m in _batch_norms(model) for t in (m.running_mean, m.running_var)])
-
-
-def _batch_norms(model: nn.Module) -> list[Any]:
-    """Batch norms with running statistics; Any, because torch declares these as possibly None."""
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    comm.mean_over_processes(list(running_statistics(model).values()))

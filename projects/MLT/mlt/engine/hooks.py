@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -104,7 +104,8 @@ class EvalHook(HookBase):
     Args:
         evaluate: returns set -> net -> metrics.
         period: epochs; 0 = only after the last.
-        chooser: (set, net) whose "metric" chooses the best epoch; None = there is none, and the last counts as best.
+        chooser: (set, net) whose "metric", (mAP + Rank-1) / 2 as in FastReID, chooses the best epoch; None = there is
+            none, and the last counts as best.
     """
 
     def __init__(self, evaluate: Callable[[], Results], period: int, chooser: tuple[str, str] | None) -> None:
@@ -143,7 +144,9 @@ class EvalHook(HookBase):
 
     def summary(self) -> dict[str, Any]:
         """Last and best results with the epoch of each (counted from 1) and what chose the best."""
-        chosen = f"the test split of {self.chooser[0]}" if self.chooser else "nothing: the last epoch is taken"
+        chosen = "nothing: the last epoch is taken"
+        if self.chooser:
+            chosen = f"(mAP + Rank-1) / 2 of the {self.chooser[1]} on the test split of {self.chooser[0]}"
         return {
             "last": {"epoch": self.last_epoch + 1, "results": self.last},
             "best": {"epoch": self.best_epoch + 1, "chosen_by": chosen, "results": self.best},
@@ -167,12 +170,12 @@ class CheckpointHook(HookBase):
     """Save the whole state after every epoch, and when the run is told to stop.
 
     Args:
-        save: writes a checkpoint under a name ("model_last"), atomically.
+        save: writes one checkpoint under several names, atomically; the run goes on from the last of them.
         is_best: whether the epoch that just ended is the best so far.
         period: epochs between numbered checkpoints; 0 = none.
     """
 
-    def __init__(self, save: Callable[[str], None], is_best: Callable[[], bool], period: int) -> None:
+    def __init__(self, save: Callable[[Sequence[str]], None], is_best: Callable[[], bool], period: int) -> None:
         self.save = save
         self.is_best = is_best
         self.period = period
@@ -180,18 +183,17 @@ class CheckpointHook(HookBase):
     def after_step(self) -> None:
         """Told to stop in the middle of an epoch: save where we are."""
         if self.trainer.stopping and self.trainer.iter % self.trainer.iters_per_epoch:
-            self.save(NEWEST)
+            self.save([NEWEST])
 
     def after_epoch(self) -> None:
         """The last one always; best, numbered and final ones when it is time."""
         epoch = self.trainer.epoch
-        if self.is_best():
-            self.save("model_best")
+        names = ["model_best"] if self.is_best() else []
         if self.period and (epoch + 1) % self.period == 0:
-            self.save(f"model_{epoch:04d}")
+            names.append(f"model_{epoch:04d}")
         if epoch + 1 == self.trainer.max_epoch:
-            self.save("model_final")
-        self.save(NEWEST)
+            names.append("model_final")
+        self.save([*names, NEWEST])
 
 
 class Progress(HookBase):

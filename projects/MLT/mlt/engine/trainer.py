@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,21 +13,24 @@ from yacs.config import CfgNode
 
 from mlt.clustering.centroids import cluster_means
 from mlt.data.build import build_test_loader, build_train_loader
-from mlt.data.datasets import merge_train, read_datasets
+from mlt.data.datasets import read_datasets
 from mlt.data.image_dataset import ImageDataset
 from mlt.engine import hooks
 from mlt.engine.evaluate import Results, evaluate
 from mlt.engine.extract import extract
-from mlt.engine.start import build_start_model, complete_config, mixed_precision, parallelize
+from mlt.engine.start import build_start_model, complete_config, mixed_precision, parallelize, read_train_images
 from mlt.engine.train_loop import HookBase, TrainLoop
+from mlt.modeling.layers import running_statistics
 from mlt.modeling.meta_arch import PseudoLabelModel
+from mlt.modeling.net_config import describe_net
 from mlt.registry import HOOKS
 from mlt.solver.build import build_optimizer, zero_moments
 from mlt.solver.lr_schedule import build_lr_scheduler, restore_optimizer
 from mlt.structures import Batch, PseudoLabels, ReidRecord
 from mlt.utils import comm
-from mlt.utils.checkpoint import Checkpointer, load_checkpoint, save_checkpoint
+from mlt.utils.checkpoint import Checkpointer, load_checkpoint
 from mlt.utils.events import EventStorage
+from mlt.utils.finite import check_finite
 from mlt.utils.seed import rng_state, seed_everything, set_rng_state
 from mlt_ops import segment_mean
 
@@ -53,8 +54,7 @@ class Trainer(TrainLoop):
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        self.source = merge_train(read_datasets(cfg, cfg.DATASETS.NAMES))
-        self.target = merge_train(read_datasets(cfg, cfg.DATASETS.TARGETS))
+        self.source, self.target = read_train_images(cfg)
         self.test_sets = read_datasets(cfg, cfg.DATASETS.TESTS)
         self.cfg = cfg = complete_config(cfg, self.source, self.target)
         super().__init__(cfg.SOLVER.MAX_EPOCH, cfg.SOLVER.ITERS_PER_EPOCH)
@@ -118,7 +118,7 @@ class Trainer(TrainLoop):
         if self.cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE)
-        scale = self.scaler.get_scale()
+        scale = self.scaler.get_scale()  # waits for the GPU with float16 alone; else it is 1
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
@@ -236,31 +236,33 @@ class Trainer(TrainLoop):
         hook: Any = self.hooks.get("PseudoLabelHook")
         return self.hooks["EvalHook"].summary() | {"labels": hook.quality if hook else {}}  # type: ignore[attr-defined]
 
-    def save(self, name: str) -> None:
-        """Write OUTPUT_DIR/`name`.pth with all state. Called by every process; the main one writes.
+    def save(self, names: Sequence[str]) -> None:
+        """Write all state to OUTPUT_DIR under some names. Called by every process; the main one writes.
 
         Args:
-            name: file name without suffix.
+            names: file names without suffix; the run goes on from the last.
+
+        Raises:
+            FloatingPointError: a loss or a weight is no number. Nothing is written then.
         """
         check_finite(self._losses, self.iter)
-        rng = comm.gather_object(rng_state())
+        check_finite({k: v.sum() for k, v in self.model.state_dict().items() if v.is_floating_point()}, self.iter)
+        own = {name: value.cpu() for name, value in running_statistics(self.model).items()} if comm.active() else {}
+        processes = comm.gather_object({"rng": rng_state(), "model": own})
         if not comm.is_main():
             return
-        check_finite({k: v.sum() for k, v in self.model.state_dict().items() if v.is_floating_point()}, self.iter)
         state = {
             "model": self.model.state_dict(),
+            "config": describe_net(self.cfg),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "hooks": {key: hook.state_dict() for key, hook in self.hooks.items()},
             "iteration": self.iter,
             "epoch": self.epoch,
-            "rng": rng,
+            "processes": processes,  # what differs from one to the other
         }
-        if name == hooks.NEWEST:
-            self.checkpointer.save(name, state)
-        else:  # `last_checkpoint` moves last of all: a run killed between two files writes both again
-            save_checkpoint(state, os.path.join(self.cfg.OUTPUT_DIR, f"{name}.pth"))
+        self.checkpointer.save(names, state)
 
     def resume(self) -> None:
         """Go on from the newest checkpoint in OUTPUT_DIR, if there is one."""
@@ -279,28 +281,12 @@ class Trainer(TrainLoop):
             hook.load_state_dict(state["hooks"][key])
         self.iter = state["iteration"]
         self.finished = self.iter >= self.max_iter
-        if len(state["rng"]) == comm.world_size():
-            set_rng_state(state["rng"][comm.rank()])
+        processes = state["processes"]
+        if len(processes) == comm.world_size():
+            self.model.load_state_dict(processes[comm.rank()]["model"], strict=False)
+            set_rng_state(processes[comm.rank()]["rng"])
         else:
-            logger.warning("the run had %d processes and now has %d: not bit for bit the same from here",
-                           len(state["rng"]), comm.world_size())  # fmt: skip
+            text = "the run had %d processes and now has %d: not bit for bit the same from here"
+            logger.warning(text, len(processes), comm.world_size())
         self.events.rewind(self.iter)
         logger.info("resumed from %s after step %d of %d", path, self.iter, self.max_iter)
-
-
-def check_finite(losses: dict[str, Any], step: int) -> None:
-    """Stop at the first loss that is no number.
-
-    Args:
-        losses: name -> scalar.
-        step: for the message.
-
-    Raises:
-        FloatingPointError: names the loss and what to try.
-    """
-    for name, value in losses.items():
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"{name} is {float(value)} at step {step}. The last checkpoint is from before it. Try a lower "
-                "SOLVER.BASE_LR, SOLVER.CLIP_GRADIENTS.ENABLED True, or SOLVER.AMP.ENABLED False, with --resume."
-            )

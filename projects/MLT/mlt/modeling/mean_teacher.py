@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from yacs.config import CfgNode
 
 from mlt.config import configurable
 from mlt.modeling.heads import HeadOutput
+from mlt.modeling.layers import running_statistics
 
 BN_RULES = ("forward", "ema", "copy")
 
@@ -57,6 +57,8 @@ class MeanTeacher(nn.Module):
         self.ramp = ramp
         self.bn_buffers = bn_buffers
         self.register_buffer("ema_steps", torch.zeros((), dtype=torch.int64))
+        self._steps = 0  # `ema_steps` as a Python number: reading the buffer would wait for the GPU
+        self.register_load_state_dict_post_hook(_read_steps)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, backbone: nn.Module, heads: nn.Module) -> dict[str, Any]:
@@ -93,30 +95,27 @@ class MeanTeacher(nn.Module):
             backbone: the student's.
             heads: the student's.
         """
-        step = int(self.ema_steps)
-        alpha = min(1 - 1 / (step + 1), self.momentum) if self.ramp else self.momentum
+        alpha = min(1 - 1 / (self._steps + 1), self.momentum) if self.ramp else self.momentum
         average = get_ema_multi_avg_fn(alpha)
         for mine, student in ((self.backbone, backbone), (self.heads, heads)):
             average(list(mine.parameters()), list(student.parameters()), None)
             if self.bn_buffers == "ema":
-                average(_running_statistics(mine), _running_statistics(student), None)
+                average(_statistics(mine), _statistics(student), None)
             elif self.bn_buffers == "copy":
-                torch._foreach_copy_(_running_statistics(mine), _running_statistics(student))
+                torch._foreach_copy_(_statistics(mine), _statistics(student))
+        self._steps += 1
         self.ema_steps += 1
 
     @torch.no_grad()
-    def reset(self, backbone: nn.Module, heads: nn.Module) -> None:
-        """Become the student, buffers as well, and start the ramp again.
-
-        Args:
-            backbone: the student's.
-            heads: the student's.
-        """
-        self.backbone.load_state_dict(backbone.state_dict())
-        self.heads.load_state_dict(heads.state_dict())
+    def restart_ramp(self) -> None:
+        """The next step is step 0: with the ramp it copies the student."""
+        self._steps = 0
         self.ema_steps.zero_()
 
 
-def _running_statistics(module: nn.Module) -> list[Tensor]:
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
-    return [stat for norm in norms for stat in (norm.running_mean, norm.running_var) if stat is not None]
+def _statistics(module: nn.Module) -> list[Tensor]:
+    return list(running_statistics(module).values())
+
+
+def _read_steps(teacher: MeanTeacher, _: Any) -> None:
+    teacher._steps = int(teacher.ema_steps)

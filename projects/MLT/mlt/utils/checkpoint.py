@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 
 from mlt.utils import comm
 
 TEMPORARY = ".tmp"  # suffix of a file that is being written
+_number = np.float64().__reduce__()[0]  # what pickle calls to make a NumPy number; the first name is NumPy 1's
+# such numbers, a best mAP for example, stand in many published checkpoints
+NUMPY_NUMBERS: list[Any] = [
+    (_number, "numpy.core.multiarray.scalar"),
+    *(_number, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType),
+]
 LAST = "last_checkpoint"  # text file with the name of the newest checkpoint, as in FastReID
 
 
@@ -43,8 +51,30 @@ def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     _sync_folder(path.parent)
 
 
+def link_checkpoint(path: Path, name: str) -> None:
+    """Give a written checkpoint a further name: at every moment that is the old file or the complete new one.
+
+    It is one file with two names where the file system allows it, else a copy. As checkpoints are replaced, never
+    written into, a later one under either name leaves the other alone.
+
+    Args:
+        path: the checkpoint.
+        name: file name in the same folder.
+    """
+    target, temporary = path.with_name(name), path.with_name(name + TEMPORARY)
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:  # not every file system knows links
+        with open(path, "rb") as source:
+            _write_atomically(target, lambda file: shutil.copyfileobj(source, file))
+    else:
+        os.replace(temporary, target)
+        _sync_folder(path.parent)
+
+
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU. Only tensors and plain values: a file cannot run code.
+    """Read a checkpoint onto the CPU. Only tensors, numbers and plain values: a file cannot run code.
 
     Args:
         path: a file by `save_checkpoint` or another that torch.save wrote.
@@ -56,9 +86,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"No checkpoint {str(path)!r}, looked in {os.getcwd()}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMPY_NUMBERS):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path):
+        if zipfile.is_zipfile(path) or "Unsupported global" in str(error):
             raise ValueError(
                 f"{path} holds Python objects, which are not loaded because they could run code. If you trust the "
                 "file, load it with weights_only=False once and save its tensors alone."
@@ -103,17 +134,21 @@ class Checkpointer:
             for stale in (*self.output_dir.glob(f"*.pth{TEMPORARY}"), *self.output_dir.glob(LAST + TEMPORARY)):
                 stale.unlink(missing_ok=True)
 
-    def save(self, name: str, state: dict[str, Any]) -> Path:
-        """Write `name`.pth and, once it is complete, let `last_checkpoint` name it.
+    def save(self, names: Sequence[str], state: dict[str, Any]) -> None:
+        """Write a checkpoint once, give it all its names, and then let `last_checkpoint` name the last of them.
+
+        The run goes on from that one; killed between two names it does so from the former checkpoint.
 
         Args:
-            name: "model_last", "model_best", "model_final", "model_0009".
+            names: "model_best", "model_final", "model_0009", and "model_last" at the end.
             state: the checkpoint.
         """
-        path = self.output_dir / f"{name}.pth"
-        save_checkpoint(state, path)
-        _write_atomically(self.output_dir / LAST, lambda file: file.write(path.name.encode()))
-        return path
+        first, *others = (f"{name}.pth" for name in names)
+        save_checkpoint(state, self.output_dir / first)
+        for other in others:
+            link_checkpoint(self.output_dir / first, other)
+        newest = others[-1] if others else first
+        _write_atomically(self.output_dir / LAST, lambda file: file.write(newest.encode()))
 
     def last(self) -> Path | None:
         """The newest checkpoint to resume from; None when the run has not saved any.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+R = TypeVar("R")
 
 
 def active() -> bool:
@@ -46,6 +49,28 @@ def broadcast_object(obj: Any) -> Any:
     box = [obj]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def on_main(compute: Callable[[], R]) -> R:
+    """What the main process computes, on every process: unlike machines cannot come to different results.
+
+    Args:
+        compute: called by the main process alone; gives something picklable.
+
+    Raises:
+        Exception: what `compute` raised, on every process, so that none waits for a result.
+    """
+    result: R | None = None
+    error: Exception | None = None
+    if is_main():
+        try:
+            result = compute()
+        except Exception as caught:
+            error = caught
+    result, error = broadcast_object((result, error))
+    if error is not None:
+        raise error
+    return result
 
 
 def gather_object(obj: Any) -> list[Any]:

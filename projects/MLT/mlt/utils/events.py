@@ -31,7 +31,6 @@ class EventStorage:
     def __init__(self, output_dir: str | Path | None = None) -> None:
         self.output_dir = None if output_dir is None else Path(output_dir)
         self._values: dict[str, list[Tensor | float]] = {}
-        self._latest: dict[str, Tensor | float] = {}
         self._start = 0
         self._json: TextIO | None = None
         self._tensorboard: SummaryWriter | None = None
@@ -45,15 +44,6 @@ class EventStorage:
         for name, value in scalars.items():
             kept = value.detach().clone() if isinstance(value, Tensor) else value
             self._values.setdefault(name, []).append(kept)
-            self._latest[name] = kept
-
-    def latest(self, prefix: str = "") -> dict[str, float]:
-        """The newest value of each scalar, written or not.
-
-        Args:
-            prefix: only names that begin with it.
-        """
-        return {name: float(value) for name, value in self._latest.items() if name.startswith(prefix)}
 
     def rewind(self, iteration: int) -> None:
         """Take back what was written for later iterations, because a resumed run writes it again.

@@ -1,6 +1,6 @@
 """Layers that torch does not have: pooling, batch norms, IBN, non-local."""
 
-from mlt.modeling.layers.batch_norm import DomainBatchNorm, GroupBatchNorm, convert_batch_norm
+from mlt.modeling.layers.batch_norm import DomainBatchNorm, GroupBatchNorm, convert_batch_norm, running_statistics
 from mlt.modeling.layers.ibn import IBN
 from mlt.modeling.layers.non_local import NonLocal
 from mlt.modeling.layers.pooling import GeneralizedMeanPoolingP, GlobalAvgPool, build_pool_layer
@@ -16,4 +16,5 @@ __all__ = [
     "build_pool_layer",
     "convert_batch_norm",
     "full_precision",
+    "running_statistics",
 ]

@@ -87,7 +87,7 @@ class GroupBatchNorm(_BatchNorm):
         if len(input) % self.group_size:
             raise ValueError(
                 f"GroupBatchNorm: {len(input)} rows (of one domain, in one process) are not a multiple of the group of "
-                f"{self.group_size}. Choose MODEL.BN_GROUP so that it divides SOLVER.IMS_PER_BATCH / processes."
+                f"{self.group_size} (MODEL.BN_GROUP)."
             )
         groups = input.split(self.group_size)
         # momentum 1 makes batch_norm write the group's own statistics (plus 0 times what was there) into its row
@@ -138,6 +138,16 @@ def convert_batch_norm(module: nn.Module, *, dsbn: bool = False, group_size: int
     for name, child in module.named_children():
         setattr(module, name, convert_batch_norm(child, dsbn=dsbn, group_size=group_size, sync=sync))
     return module
+
+
+def running_statistics(module: nn.Module) -> dict[str, Tensor]:
+    """Running means and variances of all batch norms, by their names in the state dict. These alone depend on which
+    rows of a batch a process sees; everything else that training changes is equal in all of them.
+
+    Args:
+        module: not copied: writing into the tensors changes it.
+    """
+    return {name: buffer for name, buffer in module.named_buffers() if name.endswith(("running_mean", "running_var"))}
 
 
 def _grouped(norm: _BatchNorm, group_size: int) -> GroupBatchNorm:

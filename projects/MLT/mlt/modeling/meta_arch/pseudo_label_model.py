@@ -70,11 +70,13 @@ class PseudoLabelModel(ReidModel):
         Raises:
             ValueError: MODEL.DSBN or MODEL.HEADS.WITH_SOURCE without source sets, or nothing that gives a loss.
         """
-        if not cfg.DATASETS.NAMES:
+        if not (cfg.DATASETS.NAMES and cfg.PSEUDO_LABELS.WITH_SOURCE):
             for key, on in (("MODEL.DSBN", cfg.MODEL.DSBN), ("MODEL.HEADS.WITH_SOURCE", cfg.MODEL.HEADS.WITH_SOURCE)):
                 if on:
-                    raise ValueError(f"{key} needs source images in every batch, but DATASETS.NAMES is empty: "
-                                     "set it False")  # fmt: skip
+                    raise ValueError(
+                        f"{key} needs source images in every batch, but DATASETS.NAMES is empty or "
+                        "PSEUDO_LABELS.WITH_SOURCE False: set it False"
+                    )
         parts = super().from_config(cfg)
         backbone, heads = parts["backbone"], parts["heads"]
         name = cfg.MEMORY.NAME
@@ -157,7 +159,7 @@ class PseudoLabelModel(ReidModel):
         place in the teacher's ramp."""
         for net in self.branches:
             if net.teacher is not None:
-                net.teacher.ema_steps.zero_()
+                net.teacher.restart_ramp()
         if self.memory is not None:
             self.memory.forget()
 

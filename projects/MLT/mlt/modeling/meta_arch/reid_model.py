@@ -138,10 +138,10 @@ class ReidModel(nn.Module):
         """
         if isinstance(batch, Tensor):
             raise TypeError("Training takes a batch dict, got a tensor; call model.eval() first to get features")
-        is_source = (batch["domains"] == SOURCE).cpu()
-        num_source = int(is_source.sum())
-        if not is_source[:num_source].all():
-            raise ValueError(f"A batch is source rows, then target rows; got domains {batch['domains'].tolist()}")
+        domains = batch["domains"].tolist()  # a batch comes on the CPU, where reading it waits for nothing
+        num_source = domains.count(SOURCE)
+        if SOURCE in domains[num_source:]:
+            raise ValueError(f"A batch is source rows, then target rows; got domains {domains}")
         source_targets = batch["targets"][:num_source].to(self.device, non_blocking=True)
         target_indices = batch["indices"][num_source:].to(self.device, non_blocking=True)
         return self.preprocess(batch["images"]), source_targets, target_indices

@@ -1,0 +1,163 @@
+"""The trainer on a handful of pictures: its step waits for no GPU, and it saves no weights that are no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import mlt.components  # noqa: F401  fills the registries
+from mlt.config import get_cfg
+from mlt.engine import trainer as module
+from mlt.engine.trainer import Trainer
+from mlt.structures import PseudoLabels
+from mlt.utils.checkpoint import load_checkpoint
+
+NUM_IDS, SHOTS = 4, 4
+BASELINE = ("MODEL.META_ARCHITECTURE", "Baseline", "MODEL.DSBN", False, "MODEL.HEADS.NAME", "EmbeddingHead")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Market-1501 tree of random pictures."""
+    root = tmp_path_factory.mktemp("market")
+    random = np.random.default_rng(0)
+    for part in ("bounding_box_train", "query", "bounding_box_test"):
+        (root / part).mkdir()
+        for number in range(NUM_IDS * SHOTS):
+            name = f"{number // SHOTS:04d}_c{number % 2 + 1}s1_{number:06d}_00.png"
+            Image.fromarray(random.integers(0, 256, (16, 8, 3), dtype=np.uint8)).save(root / part / name)
+    return root
+
+
+@pytest.fixture
+def trainer_of(pictures: Path, tmp_path: Path) -> Callable[..., Trainer]:
+    """A tiny Stage II trainer with labels; options are KEY, VALUE, KEY, VALUE ..."""
+
+    def build(*options: object) -> Trainer:
+        cfg = get_cfg()
+        tiny = {
+            "MODEL.DEVICE": "cpu",
+            "MODEL.BACKBONE.DEPTH": "10x",
+            "MODEL.BACKBONE.WIDTH": 8,
+            "MODEL.META_ARCHITECTURE": "MixtureLabelTransport",
+            "MODEL.DSBN": True,
+            "MODEL.HEADS.NAME": "MixtureLabelHead",
+            "INPUT.SIZE_TRAIN": (16, 8),
+            "INPUT.SIZE_TEST": (16, 8),
+            "DATASETS.NAMES": (f"Market1501@{pictures}",),
+            "DATASETS.TARGETS": (f"Market1501@{pictures}",),
+            "DATASETS.TESTS": (),
+            "DATALOADER.NUM_WORKERS": 0,
+            "PSEUDO_LABELS.NUM_CLUSTERS": (4, 5),
+            "PSEUDO_LABELS.ROUNDS": 1,
+            "MEMORY.QUEUE_SIZE": 20,
+            "SOLVER.IMS_PER_BATCH": 8,
+            "SOLVER.ITERS_PER_EPOCH": 2,
+            "OUTPUT_DIR": str(tmp_path),
+        }
+        tiny |= dict(zip(options[::2], options[1::2], strict=True))
+        cfg.merge_from_list([word for item in tiny.items() for word in item])
+        cfg.freeze()
+        trainer = Trainer(cfg)
+        if trainer.hooks.get("PseudoLabelHook"):
+            count = torch.arange(len(trainer.target))
+            trainer.set_pseudo_labels(PseudoLabels(torch.stack([count % 4, count % 5]), (4, 5)))
+        return trainer
+
+    return build
+
+
+class Waits(TorchDispatchMode):
+    """Collects the operations whose result the CPU needs before it can go on: on a GPU it would have to wait."""
+
+    KNOWN = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "unique_dim", "repeat_interleave")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        masks = name.startswith("index") and any(
+            i is not None and i.dtype == torch.bool for a in args if isinstance(a, list | tuple) for i in a
+        )
+        if name in self.KNOWN or masks:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_detector_of_waits_works() -> None:
+    numbers = torch.arange(4)
+    with Waits() as waits:
+        int(numbers.max())
+        bool(numbers.any())
+        numbers[numbers > 1]
+        numbers[numbers > 1] = 0
+        numbers[torch.tensor([1])] = 0
+    assert waits.found == ["_local_scalar_dense", "_local_scalar_dense", "index", "index_put_"]
+
+
+OPTIONS = [
+    (),
+    BASELINE,
+    ("MEAN_TEACHER.BN_BUFFERS", "ema", "MODEL.BN_GROUP", 4, "SOLVER.OPT", "SGD"),
+    ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.AMP.ENABLED", True, "MODEL.LOSSES.TRI.MARGIN", 0.3),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_step_waits_for_no_number(
+    trainer_of: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...]
+) -> None:
+    trainer = trainer_of(*options)
+    monkeypatch.setattr(module, "check_finite", lambda *_: None)  # at every step on the CPU, where it costs nothing
+    batch = next(trainer.epoch_batches(0, 0))
+    with Waits() as waits:
+        for _ in range(2):
+            trainer.run_step(batch)
+    assert waits.found == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_step_waits_for_no_gpu(trainer_of: Callable[..., Trainer], options: tuple[object, ...]) -> None:
+    trainer = trainer_of("MODEL.DEVICE", "cuda", *options)
+    batches = [next(trainer.epoch_batches(0, 0)) for _ in range(3)]
+    trainer.iter = 1  # between two checks for NaN
+    trainer.run_step(batches[0])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches[1:]:
+            trainer.run_step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_weights_that_are_no_numbers_are_not_saved(trainer_of: Callable[..., Trainer], tmp_path: Path) -> None:
+    trainer = trainer_of(*BASELINE)
+    trainer.train()
+    before = {path: path.read_bytes() for path in sorted(tmp_path.iterdir()) if path.is_file()}
+    assert {"model_last.pth", "model_best.pth", "last_checkpoint"} <= {path.name for path in before}
+    with torch.no_grad():
+        trainer.model.heads.bottleneck[0].running_var[3] = float("inf")
+    with pytest.raises(
+        FloatingPointError, match=r"heads\.bottleneck\.0\.running_var is inf at step \d+\. The last checkpoint is from"
+    ):
+        trainer.save(["model_best", "model_last"])
+    assert {path: path.read_bytes() for path in sorted(tmp_path.iterdir()) if path.is_file()} == before
+
+
+def test_one_file_is_the_best_the_final_and_the_last(trainer_of: Callable[..., Trainer], tmp_path: Path) -> None:
+    trainer = trainer_of(*BASELINE, "SOLVER.MAX_EPOCH", 2, "SOLVER.STEPS", (1,), "SOLVER.CHECKPOINT_PERIOD", 1)
+    trainer.train()
+    epochs = {path.stem: load_checkpoint(path)["epoch"] for path in tmp_path.glob("*.pth")}
+    assert epochs == {"model_0000": 0, "model_0001": 1, "model_best": 1, "model_final": 1, "model_last": 1}
+    assert len({path.stat().st_ino for path in tmp_path.glob("*.pth")}) == 2
