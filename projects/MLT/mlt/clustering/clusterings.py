@@ -1,4 +1,4 @@
-"""The clusterings that PSEUDO_LABELS.METHOD can name: features in, pseudo labels out, some with a memory of their own."""
+"""The clusterings that PSEUDO_LABELS.METHOD can name: features in, pseudo labels out; some keep a threshold."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class JaccardDbscan(Clustering):
     ) -> None:
         self.eps = eps
         self.min_samples = min_samples
-        self.graph = {"k1": k1, "k2": k2, "window": window}
+        self.graph: dict[str, Any] = {"k1": k1, "k2": k2, "window": window}
         self.eps_share = eps_share
 
     @classmethod
@@ -182,7 +182,7 @@ class SelfPacedDbscan(Clustering):
     def __init__(
         self, eps: float = 0.6, gap: float = 0.02, min_samples: int = 4, k1: int = 30, k2: int = 6, share: float = 0.9
     ) -> None:
-        self.options = {"eps": eps, "gap": gap, "min_samples": min_samples, "share": share}
+        self.options: dict[str, Any] = {"eps": eps, "gap": gap, "min_samples": min_samples, "share": share}
         self.graph: dict[str, Any] = {"max_distance": eps + gap, "k1": k1, "k2": k2, "window": "clustering"}
         self.threshold: float | None = None
 

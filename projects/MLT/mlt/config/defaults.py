@@ -352,7 +352,7 @@ def _add_mlt_labels(cfg: YacsNode) -> None:
     # Jaccard distance: neighbours of the reciprocal sets, and rows of the query expansion. Papers: 30 and 6; MMT 20.
     cfg.PSEUDO_LABELS.K1 = 30
     cfg.PSEUDO_LABELS.K2 = 6
-    # "clustering" (k1 neighbours with the image itself) or "reranking" (k1 + 1, distances relative to the largest; MMT).
+    # "clustering" (k1 neighbours with the image itself) or "reranking" (k1 + 1, distances over the largest one; MMT).
     cfg.PSEUDO_LABELS.WINDOW = "clustering"
     # "self_paced": eps of the tighter and the looser criterion lie this far from EPS; paper (SpCL) 0.02.
     cfg.PSEUDO_LABELS.EPS_GAP = 0.02

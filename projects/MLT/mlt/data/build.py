@@ -46,7 +46,8 @@ def build_train_loader(
     if not cfg.PSEUDO_LABELS.WITH_SOURCE:
         source_records = ()
     source, target = (
-        _train_images(cfg, r, len(source_records) + len(target_records), num_views) for r in (source_records, target_records)
+        _train_images(cfg, r, len(source_records) + len(target_records), num_views)
+        for r in (source_records, target_records)
     )
     plan = BatchPlan(
         ims_per_batch=cfg.SOLVER.IMS_PER_BATCH,

@@ -120,8 +120,8 @@ class ImageDataset(Dataset[Tensor]):
             draws: as for one.
 
         Returns:
-            "images" uint8 [B,3,H,W], with two views "views" as well, "indices" int64 [B], "valid" bool [B] (False: could
-            not be read, all grey).
+            "images" uint8 [B,3,H,W], with two views "views" as well, "indices" int64 [B], "valid" bool [B] (False:
+            could not be read, all grey).
 
         Raises:
             OSError: an image cannot be read and on_bad_image is "error".

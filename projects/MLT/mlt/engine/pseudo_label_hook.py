@@ -229,7 +229,9 @@ def _check_numbers(cfg: CfgNode) -> None:
         if value < 1:
             raise ValueError(f"{key} must be >= 1, got {value}")
     if labels.ROUNDS < 0:
-        raise ValueError(f"PSEUDO_LABELS.ROUNDS must be >= 1, or 0 for as many as there is time for; got {labels.ROUNDS}")
+        raise ValueError(
+            f"PSEUDO_LABELS.ROUNDS must be >= 1, or 0 for as many as there is time for; got {labels.ROUNDS}"
+        )
     for key in ("LAMBDA", "TOLERANCE"):
         if transport[key] <= 0:
             raise ValueError(f"LABEL_TRANSPORT.{key} must be > 0, got {transport[key]}")

@@ -25,13 +25,13 @@ class _TwoDepths(nn.Module):
         super().__init__(in_channels, **options)
         self.shallow = self.kind(in_channels // 2, **options | self.shallow_options)
 
-    def forward(self, maps: tuple[Tensor, Tensor]) -> HeadOutput:
+    def forward(self, fmap: Any) -> HeadOutput:
         """Both heads.
 
         Args:
-            maps: as TwoDepthResNet returns them.
+            fmap: both maps, as TwoDepthResNet returns them.
         """
-        deep, shallow = maps
+        deep, shallow = fmap
         return super().forward(deep)._replace(auxiliary=self.shallow(shallow))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -105,12 +105,12 @@ class MutualMeanTeaching(PseudoLabelModel):
         if not self.training:
             return self.evaluate(batch, net)
         images, source_targets, indices = self.unpack(batch)
-        views = (images, self.preprocess(batch["views"]))
+        views = (images, self.preprocess(cast(Batch, batch)["views"]))
         learnt, taught = [], []
         for student, view in zip(self.branches, views, strict=True):
             rows, labels = self.labelled(student.heads(student.backbone(view)), source_targets, indices)
             learnt.append(rows)
-            taught.append(self.labelled(student.teacher(view), source_targets, indices)[0])
+            taught.append(self.labelled(cast(MeanTeacher, student.teacher)(view), source_targets, indices)[0])
         pairs = zip(learnt, reversed(taught), strict=True)
         each = [self._losses(rows, teacher, labels) for rows, teacher in pairs]
         return {key: each[0][key] + each[1][key] for key in each[0]}

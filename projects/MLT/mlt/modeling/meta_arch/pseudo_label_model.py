@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 from yacs.config import CfgNode
 
 from mlt.config import configurable
@@ -218,7 +217,13 @@ class PseudoLabelModel(ReidModel):
             **extra: further arguments of this memory, one row for each target row.
         """
         source, target = memory_rows(out).split([len(source_targets), len(indices)])
-        rows = {"source": source, "source_targets": source_targets, "target": target, "target_indices": indices, **extra}
+        rows = {
+            "source": source,
+            "source_targets": source_targets,
+            "target": target,
+            "target_indices": indices,
+            **extra,
+        }
         labels = self.labels[self.group]
         self._pending = {name: comm.all_gather_rows(row.detach()) for name, row in rows.items()} | {"labels": labels}
         return memory.losses(**rows, labels=labels)

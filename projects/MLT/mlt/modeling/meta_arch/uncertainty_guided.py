@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 
 from mlt.config import configurable
 from mlt.modeling.heads import HeadOutput, NeckHead, TwoDepthMixtureHead
-from mlt.modeling.losses import ReidLoss, reliability, uncertainty
+from mlt.modeling.losses import ReidLoss, TripletLoss, reliability, uncertainty
 from mlt.modeling.mean_teacher import MeanTeacher
 from mlt.modeling.memory import MemoryBank
 from mlt.modeling.meta_arch.pseudo_label_model import PseudoLabelModel, memory_rows
@@ -24,8 +24,8 @@ class UncertaintyGuided(PseudoLabelModel):
     """Each loss of a target row is weighted with w = exp(-u), and the mean of u is a loss of its own.
 
     u is the divergence of the student from the teacher in the shallow head's classes and in the similarities of the
-    image to the source prototypes. Source: Zheng et al., AAAI 2021; the released code's scalar cross entropy, of which weights
-    only change the mean, and its triplet, which pulls negatives closer, are not taken over.
+    image to the source prototypes. Source: Zheng et al., AAAI 2021. Not taken over from the released code: its
+    cross entropy, of which the weights only change the mean, and its triplet, which pulls negatives closer.
 
     Args:
         backbone: normalised images -> maps of two depths.
@@ -95,13 +95,17 @@ class UncertaintyGuided(PseudoLabelModel):
         weights = reliability(uncertain)
         losses = {"loss_uncertainty": self.regularizer * uncertain.mean()}
         for loss in self.losses:
-            if loss.reads == "logits":
-                losses[loss.key] = loss(rows.logits, labels, weights)
-                losses[f"{loss.key}_shallow"] = loss(rows.auxiliary.logits, labels, weights)
+            if isinstance(loss, TripletLoss):
+                losses[loss.key] = loss.over_processes(rows.features, labels[self.group], weights)
             else:
-                losses[loss.key] = loss.over_processes(getattr(rows, loss.reads), labels[self.group], weights)
+                losses[loss.key] = loss(rows.logits, labels, weights)
+                losses[f"{loss.key}_shallow"] = loss(_shallow(rows).logits, labels, weights)
         return losses | self.memory_losses(self.memory, out, source_targets, indices, weights=weights.detach())
 
     def _beliefs(self, rows: HeadOutput) -> list[Tensor]:
         """What u compares: classes of the shallow head, and similarities to source identities."""
-        return [*rows.auxiliary.logits, F.linear(memory_rows(rows), self.memory.prototypes)]
+        return [*_shallow(rows).logits, F.linear(memory_rows(rows), self.memory.prototypes)]
+
+
+def _shallow(rows: HeadOutput) -> HeadOutput:
+    return cast(HeadOutput, rows.auxiliary)
