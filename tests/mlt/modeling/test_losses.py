@@ -160,6 +160,8 @@ class TestTriplet:
         f = torch.randn(4, 5)
         f[1, 0] = torch.nan
         assert TripletLoss()(f, torch.tensor([0, 0, 1, 1])).isnan()
+        for row in ([math.nan, 1.0], [1.0, math.nan]):
+            assert mine_hardest(torch.tensor([row]), torch.tensor([0]), torch.tensor([0, 1])).exists.all()
 
     def test_mining(self):
         distance = torch.tensor([[0.0, 2.0, 1.0, 5.0, 0.5], [3.0, 0.0, 4.0, 1.0, 0.5]])
