@@ -70,7 +70,7 @@ sanitize-threads:
 sanitize-memory:
 	rm -rf $(SANITIZED)
 	mkdir -p $(SANITIZED)
-	cp -r setup.py pyproject.toml LICENSE mlt_ops projects tests $(SANITIZED)
+	cp -r setup.py pyproject.toml LICENSE README.md mlt_ops projects tests $(SANITIZED)
 	rm -rf $(SANITIZED)/mlt_ops/*.so
 	cd $(SANITIZED) && WITH_CUDA=0 CFLAGS="-O1 -g $(ASAN)" LDFLAGS="$(ASAN)" $(abspath $(BIN))/python setup.py --quiet \
 		build_ext --inplace

@@ -2,7 +2,7 @@
 
 Environment variables:
     WITH_CUDA             auto (default): CUDA kernels too if nvcc fits PyTorch; 0: CPU only; 1: fail without nvcc.
-    TORCH_CUDA_ARCH_LIST  GPU architectures. Default: the GPU of this machine, else 9.0+PTX, which builds quickly.
+    TORCH_CUDA_ARCH_LIST  GPU architectures. Default: the GPU of this machine, else 7.5+PTX, for all since Turing.
     MLT_OPS_ONLY          1: the distribution `mlt-ops`, the operators alone, which needs nothing but PyTorch.
 
 Without a C++ compiler the packages are installed without the extension: what needs it says so when it is called.
@@ -77,10 +77,13 @@ def use_cuda() -> bool:
 
 
 def default_arch_list() -> str:
-    """The GPU at hand, or one architecture with PTX: all of them take minutes (`make wheel` builds those)."""
+    """The GPU at hand; without one the oldest that CUDA 13 has, whose PTX newer GPUs compile at their first call.
+
+    Kernels for every architecture take minutes (`make wheel` builds those).
+    """
     if torch.cuda.is_available():
         return "{}.{}".format(*torch.cuda.get_device_capability())
-    return "9.0+PTX"
+    return "7.5+PTX"
 
 
 def extension() -> CppExtension | CUDAExtension:
@@ -91,10 +94,10 @@ def extension() -> CppExtension | CUDAExtension:
     # No fused multiply-add: CPU and CUDA kernels shall round alike.
     flags = {"cxx": ["-O3", "-ffp-contract=off", "-fvisibility=hidden"], "nvcc": ["-O3", "--fmad=false"]}
     if cuda:
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default_arch_list())
+        archs = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default_arch_list())
         sources += sorted((ROOT / "mlt_ops/csrc/cuda").glob("*.cu"))
-        macros += [("USE_CUDA", None)]
-        print(f"mlt_ops: building CPU and CUDA {nvcc_release()} kernels for {os.environ['TORCH_CUDA_ARCH_LIST']}.")
+        macros += [("USE_CUDA", None), ("MLT_OPS_CUDA_ARCHS", f'"{archs}"')]
+        print(f"mlt_ops: building CPU and CUDA {nvcc_release()} kernels for {archs}.")
     else:
         print("mlt_ops: building CPU kernels only.")
     return (CUDAExtension if cuda else CppExtension)(
@@ -149,6 +152,8 @@ setup(
     description="Exact sparse k-reciprocal clustering operators for PyTorch"
     if OPS_ONLY
     else "Unsupervised domain-adaptive re-identification for FastReID-style toolboxes: MLT (GLT) and MMT",
+    long_description=(ROOT / ("mlt_ops/README.md" if OPS_ONLY else "README.md")).read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",

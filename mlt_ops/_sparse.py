@@ -22,9 +22,9 @@ def require_kernels(op: str, device: torch.device) -> None:
         device: where its arguments are.
 
     Raises:
-        RuntimeError: no extension, or one without CUDA kernels for CUDA tensors; the message holds the remedy.
+        RuntimeError: no extension, or one without CUDA kernels for this GPU; the message holds the remedy.
     """
-    require_extension(op)
+    require_extension(op, device)
     if device.type == "cuda" and not has_cuda():
         raise RuntimeError(
             f"{op}: this build of mlt_ops has CPU kernels only, but the tensors are on {device}. Build it again with "

@@ -54,7 +54,7 @@ def unchecked_segment_mean(rows: Tensor, labels: Tensor, num_segments: int) -> t
     """
     sorted_labels, order = labels.sort(stable=True)
     rowptr = torch.searchsorted(sorted_labels, torch.arange(num_segments + 1, device=labels.device))
-    if has_cuda() if rows.is_cuda else has_extension():
+    if has_cuda(rows.device) if rows.is_cuda else has_extension():
         mean = torch.ops.mlt_ops.segment_mean(rows, order, rowptr)
     else:
         mean = _segment_mean_torch(rows, order, rowptr)

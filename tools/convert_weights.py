@@ -20,6 +20,16 @@ from mlt.utils.user_errors import one_message
 WRITERS: dict[str, Callable] = {"fastreid": to_fastreid, "torchvision": to_torchvision}
 
 
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", help="checkpoint to read")
+    parser.add_argument("output", help="file to write")
+    parser.add_argument("--to", required=True, choices=list(WRITERS), help="format")
+    parser.add_argument("--domain", default="target", choices=["target", "source"], help="of two batch norms, which")
+    return parser
+
+
 @one_message()
 def main(words: Sequence[str] | None = None) -> None:
     """Convert what the command line names.
@@ -27,12 +37,7 @@ def main(words: Sequence[str] | None = None) -> None:
     Args:
         words: the command line; None = this process's.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", help="checkpoint to read")
-    parser.add_argument("output", help="file to write")
-    parser.add_argument("--to", required=True, choices=list(WRITERS), help="format")
-    parser.add_argument("--domain", default="target", choices=["target", "source"], help="of two batch norms, which")
-    args = parser.parse_args(words)
+    args = get_parser().parse_args(words)
     content = load_checkpoint(args.weights)
     state = WRITERS[args.to](content, domain=args.domain)
     save_checkpoint(state, args.output)

@@ -6,8 +6,8 @@
     python tools/extract.py model_best.pth table.csv features.npz        # columns path,pid,camid,split
     python tools/extract.py model_best.pth Market1501 features.npz       # a set of FASTREID_DATASETS, all its splits
 
-The archive has the arrays features [N, D] (unit rows), paths, pids, camids (-1: unknown) and splits. KEY VALUE pairs
-behind the names change the config that the checkpoint asks for, for example INPUT.SIZE_TEST "(256, 128)".
+The archive has the arrays features [N, D] (unit rows), paths, pids, camids (-1: unknown) and splits. `--opts KEY VALUE
+...` changes the config that the checkpoint asks for, for example `--opts INPUT.SIZE_TEST "(256, 128)"`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ def read_images(source: str, camera_regex: str = "") -> ReidSet:
     if os.path.isfile(source) and not source.lower().endswith(".csv"):
         folder = os.path.dirname(source)
         return ReidSet(source, read_list(source, lambda line: ReidRecord(os.path.join(folder, line)), "image.jpg"))
+    if os.sep in source and "@" not in source and not os.path.exists(source):
+        raise FileNotFoundError(f"No folder, list or table {source!r}, looked in {os.getcwd()}")
     kind = "Folder@" if os.path.isdir(source) else "csv@" if os.path.isfile(source) else ""
     return read_dataset(kind + source, root=datasets_root(), camera_regex=camera_regex)
 
@@ -86,7 +88,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default=devices[0], choices=devices, help="%(default)s")
     parser.add_argument("--domain", default="target", choices=["target", "source"], help="of two batch norms, which")
     parser.add_argument("--camera-regex", default="", help="finds the camera in a path below a folder")
-    parser.add_argument("opts", nargs="*", help="config keys and values: KEY VALUE KEY VALUE ...")
+    parser.add_argument("--opts", nargs="+", default=[], help="config keys and values: KEY VALUE KEY VALUE ...")
     return parser
 
 
@@ -97,7 +99,7 @@ def main(words: Sequence[str] | None = None) -> None:
     Args:
         words: the command line; None = this process's.
     """
-    args = get_parser().parse_intermixed_args(words)
+    args = get_parser().parse_args(words)
     setup_logger()
     images = read_images(args.images, args.camera_regex)
     found = extract_features(args.weights, images, device=args.device, domain=args.domain, options=args.opts)

@@ -27,8 +27,10 @@ extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C() {
   PyObject* module = PyModule_Create(&module_def);
 #ifdef USE_CUDA
   PyModule_AddIntConstant(module, "with_cuda", 1);
+  PyModule_AddStringConstant(module, "cuda_archs", MLT_OPS_CUDA_ARCHS);
 #else
   PyModule_AddIntConstant(module, "with_cuda", 0);
+  PyModule_AddStringConstant(module, "cuda_archs", "");
 #endif
   return module;
 }

@@ -127,8 +127,31 @@ def test_a_checkpoint_of_another_model(full_run: Path, stage_two: list[str], tmp
 def test_two_processes_tell_once(failing: Fail) -> None:
     text = failing("DATASETS.NAMES", "('Market1501@/nowhere',)", flags=("--num-gpus", 2))
     assert "/nowhere: no such folder" in text
+    assert "Terminating process" not in text
 
 
 def test_the_traceback_is_in_the_log_file(failing: Fail, tmp_path: Path) -> None:
-    failing("SOLVER.BASE_LR", 1e30)
-    assert "Traceback (most recent call last)" in (tmp_path / "run" / "log.txt").read_text()
+    log = tmp_path / "run" / "log.txt"
+    assert f"(where it happened: {log})" in failing("SOLVER.BASE_LR", 1e30)
+    assert "Traceback (most recent call last)" in log.read_text()
+    assert "where it happened" not in failing("SEDE", 1)  # before there is a log
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("PSEUDO_LABELS.GROUP", 3), "PSEUDO_LABELS.GROUP 3 is none of the 3 groups"),
+        (("PSEUDO_LABELS.ROUNDS", 3), "Set PSEUDO_LABELS.ROUNDS 2, or raise SOLVER.MAX_EPOCH"),
+        (("SOLVER.OPT", "Adan"), "No optimizer 'Adan'"),
+        (("DATASETS.NAMES", "('Folder@{world}/campus',)"), "campus has no training images of known identity"),
+        (("PRETRAIN.SEEDS", "(1, 2)"), "PRETRAIN.SEEDS has 2 entries"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_mistakes_of_stage_two_show_before_stage_one(
+    world: Path, tmp_path: Path, words: tuple[str, object], message: str
+) -> None:
+    given = [str(word).format(world=world) for word in words]
+    text = fail(tmp_path / "log", "--config-file", world / "mlt.yml", "OUTPUT_DIR", tmp_path / "run", *given)
+    assert message in text
+    assert not (tmp_path / "run" / "pretrain").exists()

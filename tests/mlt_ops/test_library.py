@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,9 +47,40 @@ def test_what_needs_the_extension_names_reason_and_remedy(monkeypatch: pytest.Mo
     assert "without its extension" in describe_build()
 
 
+@pytest.mark.parametrize(
+    ("archs", "runs", "does_not"),
+    [
+        ("7.5+PTX", [(7, 5), (8, 0), (9, 0), (12, 0)], [(7, 0), (6, 1)]),
+        ("9.0", [(9, 0)], [(8, 9), (10, 0)]),
+        ("8.0", [(8, 0), (8, 9)], [(7, 5), (9, 0)]),
+        ("7.5;8.6 9.0+PTX", [(7, 5), (8, 6), (8, 9), (10, 0)], [(7, 0), (8, 0)]),
+        ("9.0a", [(9, 0), (7, 5)], []),  # only CUDA itself can tell
+        ("Turing", [(7, 5), (9, 0)], []),
+        ("", [], [(9, 0)]),
+    ],
+)
+def test_which_gpus_kernels_run_on(archs: str, runs: list[tuple[int, int]], does_not: list[tuple[int, int]]) -> None:
+    assert [_library.runs_on(archs, gpu) for gpu in runs + does_not] == [True] * len(runs) + [False] * len(does_not)
+
+
+def test_a_gpu_without_kernels_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda:1")
+    monkeypatch.setattr(_library, "_extension", SimpleNamespace(with_cuda=1, cuda_archs="9.0"))
+    monkeypatch.setattr(_library, "capability_of", lambda _: (8, 6))
+    message = r"dbscan: mlt_ops was built for .* capability 9\.0, and cuda:1 has 8\.6\..*TORCH_CUDA_ARCH_LIST=8\.6"
+    with pytest.raises(RuntimeError, match=message):
+        _sparse.require_kernels("dbscan", gpu)
+    assert not _library.has_cuda(gpu)
+    assert _library.has_cuda()
+    monkeypatch.setattr(_library, "capability_of", lambda _: (9, 0))
+    _sparse.require_kernels("dbscan", gpu)
+    assert _library.has_cuda(gpu)
+    assert describe_build() == "mlt_ops with CPU and CUDA (9.0) kernels"
+
+
 @pytest.mark.skipif(not _library.has_extension(), reason=describe_build())
 def test_cuda_tensors_without_cuda_kernels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sparse, "has_cuda", lambda: False)
+    monkeypatch.setattr(_library, "_extension", SimpleNamespace(with_cuda=0))
     with pytest.raises(
         RuntimeError, match=r"dbscan: this build of mlt_ops has CPU kernels only.*on cuda:0.*WITH_CUDA=1"
     ):

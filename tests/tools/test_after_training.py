@@ -127,9 +127,9 @@ class TestExtract:
         rows = [list(found.paths).index(path) for path in listed.paths]
         np.testing.assert_allclose(listed.features, found.features[rows], atol=1e-5)
 
-    def test_options_anywhere(self, weights: Path, photos: Path, tmp_path: Path) -> None:
+    def test_options(self, weights: Path, photos: Path, tmp_path: Path) -> None:
         features = []
-        for words in ([], ["--device", "cpu", "INPUT.SIZE_TEST", "(40, 20)"], ["--domain", "source"]):
+        for words in ([], ["--opts", "INPUT.SIZE_TEST", "(40, 20)", "--device", "cpu"], ["--domain", "source"]):
             extract.main([str(weights), str(photos), str(tmp_path / "out.npz"), *words])
             features.append(FeatureFile.load(tmp_path / "out.npz").features)
         assert all(np.abs(other - features[0]).max() > 1e-3 for other in features[1:])
@@ -137,8 +137,11 @@ class TestExtract:
     def test_errors(self, weights: Path, photos: Path, tmp_path: Path, capsys) -> None:
         out = tmp_path / "out.npz"
         assert "No checkpoint 'none.pth'" in failing(extract, ["none.pth", photos, out], capsys)
+        assert "No folder, list or table 'no/photos'" in failing(extract, [weights, "no/photos", out], capsys)
         assert "Did you mean 'Market1501'" in failing(extract, [weights, "Market1051", out], capsys)
-        assert "Did you mean 'INPUT.SIZE_TEST'" in failing(extract, [weights, photos, out, "INPUT.SIZE_TES", 1], capsys)
+        assert "Did you mean 'INPUT.SIZE_TEST'" in failing(
+            extract, [weights, photos, out, "--opts", "INPUT.SIZE_TES", 1], capsys
+        )
         (photos / "cam0" / "id0_0.png").write_bytes(b"no image")
         assert "Cannot read image" in failing(extract, [weights, photos, out], capsys)
         assert not list(tmp_path.glob("out.npz*"))

@@ -89,6 +89,11 @@ def test_the_share_of_a_process_must_hold_whole_groups(monkeypatch):
         check_run(config(MODEL__BN_GROUP=64), SOURCE, TARGET)
 
 
+def test_given_weights_that_are_not_there():
+    with pytest.raises(FileNotFoundError, match=r"PRETRAIN.WEIGHTS names 'gone.pth'.*leave it empty"):
+        check_run(config(PRETRAIN__WEIGHTS=["gone.pth"]), SOURCE, TARGET)
+
+
 def test_no_target():
     with pytest.raises(ValueError, match=r"labels target images, but DATASETS\.TARGETS is empty"):
         check_run(config(DATASETS__TARGETS=()), SOURCE, ())

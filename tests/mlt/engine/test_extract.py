@@ -132,5 +132,21 @@ class TestAdaptBatchNorm:
         torch.testing.assert_close(net.backbone.bn1.BN_T.running_mean, stem_means(net, batches)[0])
 
     def test_no_batch(self):
-        with pytest.raises(ValueError, match=r"gave no batch; set DATASETS\.TARGETS"):
+        with pytest.raises(ValueError, match=r"no batch of at least 1 images.*set DATASETS\.TARGETS"):
             adapt_batch_norm(model(), [])
+
+    def test_rows_that_do_not_fill_a_group_are_left_out(self):
+        """6 + 6 + 3 images in groups of 4: the statistics of the first 4 of two batches."""
+        batches = [{"images": torch.randint(256, (n, 3, 16, 8), dtype=torch.uint8)} for n in (6, 6, 3)]
+        grouped, cropped = model(MODEL__BN_GROUP=4), model(MODEL__BN_GROUP=4)
+        cropped.load_state_dict(grouped.state_dict())
+        adapt_batch_norm(grouped, batches)
+        adapt_batch_norm(cropped, [{"images": batch["images"][:4]} for batch in batches[:2]])
+        for name, value in cropped.state_dict().items():
+            assert torch.equal(grouped.state_dict()[name], value), name
+        assert grouped.backbone.bn1.num_batches_tracked == 2
+
+    def test_batches_smaller_than_a_group(self):
+        batch = {"images": torch.zeros(6, 3, 16, 8, dtype=torch.uint8)}
+        with pytest.raises(ValueError, match=r"at least 8 images \(MODEL\.BN_GROUP\).*TEST\.IMS_PER_BATCH.*ADAPT_BN"):
+            adapt_batch_norm(model(MODEL__BN_GROUP=8), [batch])

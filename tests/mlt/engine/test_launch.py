@@ -71,7 +71,8 @@ def test_the_free_port_is_free():
 
 
 def _write_rank(folder: str) -> None:
-    Path(folder, f"{dist.get_rank()}-of-{dist.get_world_size()}-threads-{torch.get_num_threads()}").touch()
+    rank, threads = f"{dist.get_rank()}-of-{dist.get_world_size()}", torch.get_num_threads()
+    Path(folder, f"{rank}-here-{dist.get_node_local_rank()}-threads-{threads}").touch()
     if dist.get_rank() == 1:
         raise SystemExit(7)
 
@@ -84,4 +85,4 @@ def test_spawned_processes_share_the_cores_and_hand_on_an_exit_code(tmp_path, mo
     with pytest.raises(SystemExit) as left:
         launch(_write_rank, 2, device="cpu", args=(str(tmp_path),))
     assert left.value.code == 7
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0-of-2-threads-1", "1-of-2-threads-1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0-of-2-here-0-threads-1", "1-of-2-here-1-threads-1"]

@@ -123,10 +123,6 @@ class TestEnsurePretrained:
         cfg = config(PRETRAIN__WEIGHTS=[str(tmp_path / "a.pth")])
         assert ensure_pretrained(cfg, SOURCE, TARGET) == [str(tmp_path / "a.pth")]
 
-    def test_given_weights_that_are_not_there(self):
-        with pytest.raises(FileNotFoundError, match=r"PRETRAIN.WEIGHTS names 'gone.pth'.*leave it empty"):
-            ensure_pretrained(config(PRETRAIN__WEIGHTS=["gone.pth"]), SOURCE, TARGET)
-
     def test_finished_ones_are_found_and_each_seed_has_one(self, tmp_path, monkeypatch):
         monkeypatch.setattr(pretrain, "Trainer", None)  # nothing is trained
         cfg = config(OUTPUT_DIR=str(tmp_path), PRETRAIN__SEEDS="(1, 2)")

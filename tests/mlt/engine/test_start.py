@@ -5,6 +5,7 @@ import torch
 from yacs.config import CfgNode
 
 from mlt.config import get_cfg
+from mlt.engine import start
 from mlt.engine.start import (
     build_bare_model,
     build_start_model,
@@ -107,6 +108,16 @@ class TestStartModel:
         with pytest.raises(FileNotFoundError, match=r"gone\.pth"):
             build_start_model(cfg, ())
 
+    @pytest.mark.parametrize(("local_rank", "order"), [(0, ["build", "wait"]), (1, ["wait", "build"])])
+    def test_one_process_of_a_machine_fetches_imagenet_weights(self, complete, monkeypatch, local_rank, order):
+        happened = []
+        monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+        monkeypatch.setattr(start.comm, "active", lambda: True)
+        monkeypatch.setattr(start.comm, "barrier", lambda: happened.append("wait"))
+        monkeypatch.setattr(start, "build_model", lambda _: happened.append("build"))
+        build_start_model(complete(MODEL__BACKBONE__PRETRAIN=True), ())
+        assert happened == order
+
 
 class TestMixedPrecision:
     def test_off_and_on(self):
@@ -120,5 +131,14 @@ class TestMixedPrecision:
 
 
 def test_one_process_needs_no_wrapper():
-    model = torch.nn.Linear(2, 2)
+    model = build_bare_model(config(MODEL__HEADS__NUM_CLASSES=3))
     assert parallelize(model) is model
+
+
+@pytest.mark.parametrize(("losses", "searches"), [("('TripletLoss',)", True), ("('CrossEntropyLoss',)", False)])
+def test_gradients_that_never_come_are_waited_for_in_vain(monkeypatch, losses, searches):
+    given = {}
+    monkeypatch.setattr(start.comm, "active", lambda: True)
+    monkeypatch.setattr(start, "DistributedDataParallel", lambda _, **options: given.update(options))
+    parallelize(build_bare_model(config(MODEL__HEADS__NUM_CLASSES=3, MODEL__LOSSES__NAME=losses)))
+    assert given["find_unused_parameters"] is searches

@@ -36,7 +36,8 @@ def _add_model(cfg: YacsNode) -> None:
     # A name of META_ARCHS: "Baseline" (supervised; Stage I), "MixtureLabelTransport" (MLT), "MutualMeanTeaching"
     # (MMT), "PseudoLabelModel" (one net with what is switched on: strong baseline, SpCL, ClusterContrast).
     cfg.MODEL.META_ARCHITECTURE = "Baseline"
-    # Checkpoint (ours, or a torchvision ResNet file) to start from; required by --eval-only.
+    # Checkpoint to start from: ours, a torchvision or IBN-a ResNet file, or one of MMT, SpCL, ClusterContrast,
+    # OpenUnReID, UDAStrongBaseline or FastReID, whose stem and pooling are then taken over. --eval-only requires it.
     cfg.MODEL.WEIGHTS = ""
     # Mean and standard deviation of R, G, B in 0..255 units (ImageNet); the model normalises, loaders give uint8.
     cfg.MODEL.PIXEL_MEAN = [0.485 * 255, 0.456 * 255, 0.406 * 255]
@@ -160,7 +161,7 @@ def _add_data(cfg: YacsNode) -> None:
     cfg.DATASETS = CN()
     # Labelled source sets: "Market1501", "Name@PATH", "csv@FILE". () = no source.
     cfg.DATASETS.NAMES = ("Market1501",)
-    # Sets to evaluate on; the first chooses "best". () = no evaluation.
+    # Sets to evaluate on; the first chooses "best" by FastReID's "metric", (mAP + Rank-1) / 2. () = no evaluation.
     cfg.DATASETS.TESTS = ("Market1501",)
     # Folder of the sets; "" = the environment's FASTREID_DATASETS, else "datasets".
     cfg.DATASETS.ROOT = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 
 import torch
@@ -34,6 +35,7 @@ def check_run(cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence[ReidR
     Raises:
         ValueError: values out of range, or that do not fit together or to the data.
         KeyError: a name that no registry has.
+        FileNotFoundError: a file of PRETRAIN.WEIGHTS is not there.
     """
     _check_starts(cfg)
     _check_groups(cfg)
@@ -64,6 +66,11 @@ def _check_starts(cfg: CfgNode) -> None:
             f"{key} has {len(given)} entries, {tuple(given)}, but {cfg.MODEL.META_ARCHITECTURE} starts from {wanted}: "
             "give one for each net"
         )
+    for path in cfg.PRETRAIN.WEIGHTS:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(
+                f"PRETRAIN.WEIGHTS names {path!r}, which is not there; leave it empty to train Stage I"
+            )
 
 
 def _check_groups(cfg: CfgNode) -> None:

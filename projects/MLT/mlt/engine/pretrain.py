@@ -98,15 +98,8 @@ def ensure_pretrained(
 
     Returns:
         One path for each net: PRETRAIN.WEIGHTS, else "model_best.pth" below OUTPUT_DIR/pretrain.
-
-    Raises:
-        FileNotFoundError: a file of PRETRAIN.WEIGHTS is not there.
     """
     if cfg.PRETRAIN.WEIGHTS:
-        for path in cfg.PRETRAIN.WEIGHTS:
-            if not os.path.isfile(path):
-                raise FileNotFoundError(f"PRETRAIN.WEIGHTS names {path!r}, which is not there; "
-                                        "leave it empty to train Stage I")  # fmt: skip
         return list(cfg.PRETRAIN.WEIGHTS)
     lost = keys_not_inherited(given)
     if lost:

@@ -49,16 +49,14 @@ _HEAD: Rules = (
     (r"^classifier\.weight$", "heads.weight"),
 )
 OWN = Peer("MLT", (), ())
-IMAGENET = Peer(
-    "torchvision or IBN-a", (r"conv1\.|layer1\.",), ((r"^(?=(conv1|bn1|layer\d|NL_\d)\.)", "backbone."),), {}
-)
+IMAGENET = Peer("torchvision or IBN-a", (r"conv1\.|layer1\.",), ((r"^(?=(conv1|bn1|layer\d|NL_\d)\.)", "backbone."),))
 FASTREID = Peer(
     "FastReID",
     (r"backbone\.", r"heads\."),
     ((r"^heads\.bnneck\.", "heads.bottleneck.0."), (r"^heads\.classifier\.weight$", "heads.weight")),
     {STEM_RELU: True, STEM_CEIL_POOL: True},
 )
-# The first one whose marks are all there; METHODS: the public code of each toolbox, as cited in the README.
+# The first one whose marks are all there counts. Read off the public code of each toolbox.
 PEERS = (
     Peer(
         "OpenUnReID",
