@@ -294,13 +294,3 @@ class TestConfig:
     def test_numbers_that_must_be_positive(self, key):
         with pytest.raises(ValueError, match=rf"{key} must be > 0, got 0\.0"):
             PseudoLabelHook(self.config(**{key: 0.0}), Host())
-
-    def test_the_last_round_begins_within_the_run(self):
-        assert PseudoLabelHook(self.config(SOLVER__MAX_EPOCH=391), Host())
-        with pytest.raises(
-            ValueError,
-            match=r"ROUNDS 11 of PSEUDO_LABELS\.PERIOD 39 .* after 390 epochs, but SOLVER\.MAX_EPOCH is 390\. "
-            r"Set PSEUDO_LABELS\.ROUNDS 10, or raise",
-        ):
-            PseudoLabelHook(self.config(SOLVER__MAX_EPOCH=390), Host())
-        assert PseudoLabelHook(self.config(SOLVER__MAX_EPOCH=390, PSEUDO_LABELS__ROUNDS=10), Host())

@@ -328,8 +328,7 @@ def _add_mlt_labels(cfg: YacsNode) -> None:
     cfg.PSEUDO_LABELS.NUM_CLUSTERS = (600, 700, 800)
     # The group that drives sampler, triplets and memory; counted from 0. Paper: 1.
     cfg.PSEUDO_LABELS.GROUP = 1
-    # Clusterings in the run; 0 = one every PERIOD epochs to the end. The last begins before MAX_EPOCH:
-    # (ROUNDS - 1) * PERIOD < MAX_EPOCH. Paper: 11.
+    # Clusterings in the run, as far as they begin before MAX_EPOCH; 0 = one every PERIOD epochs to the end. Paper: 11.
     cfg.PSEUDO_LABELS.ROUNDS = 11
     # Epochs from one clustering to the next; the last round takes what is left of MAX_EPOCH.
     cfg.PSEUDO_LABELS.PERIOD = 39

@@ -53,6 +53,7 @@ def check_run(cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence[ReidR
         if not target:
             raise ValueError(f"{cfg.MODEL.META_ARCHITECTURE} labels target images, but DATASETS.TARGETS is empty")
         HOOKS.get("PseudoLabelHook")(cfg, None)  # a host is first asked when training starts
+        _warn_of_rounds(cfg)
         _warn_of_untrained_classifiers(cfg, model)
 
 
@@ -79,6 +80,17 @@ def _check_groups(cfg: CfgNode) -> None:
         raise ValueError(
             f"MODEL.BN_GROUP {cfg.MODEL.BN_GROUP} does not divide the {rows} images of a domain that a process has = "
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} / {comm.world_size()} process(es)"
+        )
+
+
+def _warn_of_rounds(cfg: CfgNode) -> None:
+    labels, epochs = cfg.PSEUDO_LABELS, cfg.SOLVER.MAX_EPOCH
+    begun = -(-epochs // labels.PERIOD)
+    if begun < labels.ROUNDS:
+        warn_once(
+            logger,
+            f"Only {begun} of PSEUDO_LABELS.ROUNDS {labels.ROUNDS} begin within SOLVER.MAX_EPOCH {epochs}, one every "
+            f"PSEUDO_LABELS.PERIOD {labels.PERIOD} epochs",
         )
 
 

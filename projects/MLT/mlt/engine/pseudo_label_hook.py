@@ -110,7 +110,7 @@ class PseudoLabelHook(HookBase):
             host: the program that trains.
 
         Raises:
-            ValueError: an unknown METHOD or SCHEDULE, a number out of range, or a round that MAX_EPOCH cuts off.
+            ValueError: an unknown SCHEDULE, or a number out of range.
         """
         labels, transport = cfg.PSEUDO_LABELS, cfg.LABEL_TRANSPORT
         if labels.SCHEDULE not in ("restart", "warm"):
@@ -235,10 +235,3 @@ def _check_numbers(cfg: CfgNode) -> None:
     for key in ("LAMBDA", "TOLERANCE"):
         if transport[key] <= 0:
             raise ValueError(f"LABEL_TRANSPORT.{key} must be > 0, got {transport[key]}")
-    begins = (labels.ROUNDS - 1) * labels.PERIOD
-    if begins >= cfg.SOLVER.MAX_EPOCH:
-        raise ValueError(
-            f"PSEUDO_LABELS.ROUNDS {labels.ROUNDS} of PSEUDO_LABELS.PERIOD {labels.PERIOD} epochs: the last would "
-            f"begin after {begins} epochs, but SOLVER.MAX_EPOCH is {cfg.SOLVER.MAX_EPOCH}. "
-            f"Set PSEUDO_LABELS.ROUNDS {-(-cfg.SOLVER.MAX_EPOCH // labels.PERIOD)}, or raise SOLVER.MAX_EPOCH."
-        )

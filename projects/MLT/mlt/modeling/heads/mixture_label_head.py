@@ -85,7 +85,7 @@ class MixtureLabelHead(NeckHead):
                 raise ValueError(f"{key} must be one of {', '.join(known)}, got {value!r}")
         labels, limit = cfg.PSEUDO_LABELS, cfg.MODEL.HEADS.MAX_CLUSTERS
         clusters = tuple(labels.NUM_CLUSTERS) if labels.METHOD == "kmeans" else (limit,)
-        if not min(clusters, default=1):
+        if clusters == (0,) and labels.METHOD != "kmeans":
             raise ValueError(
                 f"PSEUDO_LABELS.METHOD {labels.METHOD!r} finds the number of clusters by itself: set "
                 "MODEL.HEADS.MAX_CLUSTERS to the largest that the classifier shall hold"

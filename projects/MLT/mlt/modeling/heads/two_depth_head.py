@@ -37,24 +37,16 @@ class _TwoDepths(nn.Module):
 
 @HEADS.register()
 class TwoDepthEmbeddingHead(_TwoDepths, EmbeddingHead):
-    """EmbeddingHead on layer4 and another one on layer3 (UNRN, Stage I; Zheng et al., AAAI 2021).
-
-    Args:
-        in_channels: channels C of the deep map; the shallow one has C / 2.
-        **options: of EmbeddingHead, for both.
-    """
+    """EmbeddingHead on layer4, of C channels, and another one on layer3, of C / 2, with the same options.
+    Source: Zheng et al., AAAI 2021 (UNRN, Stage I)."""
 
     kind = EmbeddingHead
 
 
 @HEADS.register()
 class TwoDepthMixtureHead(_TwoDepths, MixtureLabelHead):
-    """MixtureLabelHead on layer4 and another one on layer3 (UNRN, Stage II; Zheng et al., AAAI 2021).
-
-    Args:
-        in_channels: channels C of the deep map; the shallow one has C / 2.
-        **options: of MixtureLabelHead, for both; only the deep one has a projection.
-    """
+    """MixtureLabelHead on layer4, of C channels, and another one on layer3, of C / 2, with the same options; only the
+    deep one has a projection. Source: Zheng et al., AAAI 2021 (UNRN, Stage II)."""
 
     kind = MixtureLabelHead
     shallow_options = {"with_projection": False}  # noqa: RUF012

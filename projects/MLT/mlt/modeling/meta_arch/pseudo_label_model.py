@@ -78,12 +78,21 @@ class PseudoLabelModel(ReidModel):
                     )
         parts = super().from_config(cfg)
         backbone, heads = parts["backbone"], parts["heads"]
-        name = cfg.MEMORY.NAME
+        name = cls.memory_name(cfg)
         return {
             **parts,
             "teacher": MeanTeacher(cfg, backbone, heads) if cfg.MEAN_TEACHER.ENABLED else None,
             "memory": MEMORIES.get(name)(cfg, heads.in_channels) if name else None,
         }
+
+    @classmethod
+    def memory_name(cls, cfg: CfgNode) -> str:
+        """MEMORY.NAME.
+
+        Args:
+            cfg: the whole tree.
+        """
+        return cfg.MEMORY.NAME
 
     @property
     def classifiers(self) -> list[nn.Parameter]:

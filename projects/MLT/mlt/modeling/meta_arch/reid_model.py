@@ -14,7 +14,7 @@ from mlt.config import configurable
 from mlt.modeling.backbones import build_backbone
 from mlt.modeling.heads import HeadOutput
 from mlt.modeling.layers import convert_batch_norm
-from mlt.modeling.losses import ReidLoss, build_losses
+from mlt.modeling.losses import MutualLoss, ReidLoss, build_losses
 from mlt.modeling.mean_teacher import MeanTeacher
 from mlt.registry import HEADS, LOSSES
 from mlt.structures import SOURCE, Batch
@@ -72,10 +72,8 @@ class ReidModel(nn.Module):
             cfg: the whole tree.
 
         Raises:
-            ValueError: unknown MODEL.BACKBONE.NORM, or no loss at all.
+            ValueError: unknown MODEL.BACKBONE.NORM, no loss at all, or one between two nets where there is one.
         """
-        if not cfg.MODEL.LOSSES.NAME and not cfg.MEMORY.NAME:
-            raise ValueError(f"There is no loss: MODEL.LOSSES.NAME is empty; it takes names out of {', '.join(LOSSES)}")
         norm = cfg.MODEL.BACKBONE.NORM
         if norm not in NORMS:
             raise ValueError(f"MODEL.BACKBONE.NORM must be one of {', '.join(NORMS)}, got {norm!r}")
@@ -83,13 +81,28 @@ class ReidModel(nn.Module):
         heads = HEADS.get(cfg.MODEL.HEADS.NAME)(cfg, backbone.out_channels)
         for net in (backbone, heads):
             convert_batch_norm(net, dsbn=cfg.MODEL.DSBN, group_size=cfg.MODEL.BN_GROUP, sync=norm == "SyncBN")
+        losses = build_losses(cfg)
+        mutual = [type(loss).__name__ for loss in losses if isinstance(loss, MutualLoss)]
+        if mutual and cls.num_starts < 2:
+            raise ValueError(f"MODEL.LOSSES.NAME: {' and '.join(mutual)} compare two nets, {cls.__name__} has one")
+        if not losses and not cls.memory_name(cfg):
+            raise ValueError(f"There is no loss: MODEL.LOSSES.NAME is empty; it takes names out of {', '.join(LOSSES)}")
         return {
             "backbone": backbone,
             "heads": heads,
-            "losses": build_losses(cfg),
+            "losses": losses,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
+
+    @classmethod
+    def memory_name(cls, cfg: CfgNode) -> str:
+        """The memory that the model has by this config, "" for none.
+
+        Args:
+            cfg: the whole tree.
+        """
+        return ""
 
     @property
     def device(self) -> torch.device:
