@@ -14,24 +14,6 @@ NUM_SOURCE_IDS = 6
 NUM_CLUSTERS = (5, 7)
 NUM_TARGET_IMAGES = 24
 
-PENDING = {  # keys that components read and get_cfg() does not have yet
-    "MODEL.LOSSES.SOFT_CE.SCALE": 0.5,
-    "MODEL.LOSSES.SOFT_TRI.NORM_FEAT": False,
-    "MODEL.LOSSES.SOFT_TRI.SCALE": 0.8,
-    "MEMORY.TEMPERATURE": 0.05,
-    "MEMORY.HARD": False,
-}
-
-
-def add_pending(cfg: CfgNode) -> None:
-    """Add the keys that are not there."""
-    for dotted, value in PENDING.items():
-        *sections, key = dotted.split(".")
-        node = cfg
-        for section in sections:
-            node = node.setdefault(section, CfgNode())
-        node.setdefault(key, value)
-
 
 def make_batch(num_source: int, num_target: int, seed: int = 0) -> Batch:
     """Random images in P x 2 layout, source rows first."""
@@ -50,7 +32,6 @@ def make_batch(num_source: int, num_target: int, seed: int = 0) -> Batch:
 def make_cfg(*options: object) -> CfgNode:
     """The tiny Stage II model; options are KEY, VALUE, KEY, VALUE ..."""
     cfg = get_cfg()
-    add_pending(cfg)
     tiny = {
         "MODEL.DEVICE": "cpu",
         "MODEL.BACKBONE.DEPTH": "10x",

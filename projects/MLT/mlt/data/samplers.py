@@ -171,8 +171,7 @@ class IdentitySampler:
         self.sizes = np.where(singletons & (not plan.pad_singletons), 1, plan.num_instances)
         if self.sizes.sum() < plan.ims_per_batch:
             raise ValueError(
-                f"{len(members)} identities with images give {self.sizes.sum()} rows, but a batch needs "
-                f"{plan.ims_per_batch // plan.num_instances} identities = "
+                f"{len(members)} identities with images, but a batch needs {plan.ims_per_batch // plan.num_instances} = "
                 f"SOLVER.IMS_PER_BATCH {plan.ims_per_batch} / DATALOADER.NUM_INSTANCE {plan.num_instances}; "
                 "lower IMS_PER_BATCH, or find more clusters"
             )

@@ -9,6 +9,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def check_moving(memory: Memory, momentum: float, rows_per_class: int | None) -> None:
+    """Refuse numbers by which no vector can move, see `move_rows`.
+
+    Args:
+        memory: who asks, for the message.
+        momentum: share of the old vector in its update, in [0, 1].
+        rows_per_class: rows of one class that a batch has at most, >= 1; None = not known.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+    name = type(memory).__name__
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"{name}: MEMORY.PROTOTYPE_MOMENTUM must be in [0, 1], got {momentum}")
+    if rows_per_class is not None and rows_per_class < 1:
+        raise ValueError(f"{name}: rows_per_class (NUM_INSTANCE) must be >= 1, got {rows_per_class}")
+
+
 class Memory(nn.Module):
     """Vectors to compare a batch with: buffers only, no gradient flows into them.
 

@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 from mlt.config import configurable
 from mlt.modeling.layers import full_precision
 from mlt.modeling.losses.circle import EXCLUDED
-from mlt.modeling.memory.base import Memory, move_rows
+from mlt.modeling.memory.base import Memory, check_moving, move_rows
 
 
 class ContrastMemory(Memory):
@@ -47,10 +47,7 @@ class ContrastMemory(Memory):
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"{type(self).__name__}: MEMORY.TEMPERATURE must be > 0, got {temperature}")
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"{type(self).__name__}: MEMORY.PROTOTYPE_MOMENTUM must be in [0, 1], got {momentum}")
-        if rows_per_class is not None and rows_per_class < 1:
-            raise ValueError(f"{type(self).__name__}: rows_per_class (NUM_INSTANCE) must be >= 1, got {rows_per_class}")
+        check_moving(self, momentum, rows_per_class)
         self.temperature = temperature
         self.momentum = momentum
         self.rows_per_class = rows_per_class

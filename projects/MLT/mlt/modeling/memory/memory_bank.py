@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 from mlt.config import configurable
 from mlt.modeling.layers import full_precision
 from mlt.modeling.losses import CircleLoss
-from mlt.modeling.memory.base import Memory, move_rows
+from mlt.modeling.memory.base import Memory, check_moving, move_rows
 from mlt.registry import MEMORIES
 from mlt.structures import UNKNOWN
 
@@ -61,8 +61,7 @@ class MemoryBank(Memory):
         super().__init__()
         if queue_size < 1:
             raise ValueError(f"MemoryBank: MEMORY.QUEUE_SIZE must be >= 1, got {queue_size}")
-        if not 0 <= prototype_momentum <= 1:
-            raise ValueError(f"MemoryBank: MEMORY.PROTOTYPE_MOMENTUM must be in [0, 1], got {prototype_momentum}")
+        check_moving(self, prototype_momentum, rows_per_class)
         self.circle = circle or CircleLoss(divisor=18.0)
         self.momentum = prototype_momentum
         self.instance_weight = instance_weight
