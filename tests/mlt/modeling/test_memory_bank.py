@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,9 @@ def bank() -> MemoryBank:
 
 
 class LinearLoss(nn.Module):
-    def forward(self, similarity, positives, negatives):
-        return (similarity * (negatives.to(similarity) - positives.to(similarity))).square().sum()
+    def forward(self, similarity, positives, negatives, weights=None):
+        terms = (similarity * (negatives.to(similarity) - positives.to(similarity))).square()
+        return terms.sum() if weights is None else (weights * terms).sum()
 
 
 def snapshot(bank: MemoryBank) -> dict[str, torch.Tensor]:
@@ -226,6 +228,43 @@ class TestUpdate:
         assert torch.equal(bank.prototypes, torch.full((2, 4), 0.5))
         with pytest.raises(ValueError, match=r"prototypes must be \[2, 4\].*got \[3, 4\]"):
             bank.set_prototypes(torch.zeros(3, 4))
+
+
+class TestWeights:
+    """UNRN: in the queue's loss a pair counts with the mean weight of its two rows."""
+
+    def test_against_a_loop_over_pairs(self, bank):
+        weights, of_the_queue = torch.tensor([0.3, 0.9]), torch.tensor([0.5, 0.2, 0.7])
+        bank.forget()
+        enqueue(bank, torch.randn(3, 4), torch.tensor([0, 2, 5]), of_the_queue)
+        bank.set_prototypes(torch.randn(2, 4))
+        features, targets, margin, gamma = torch.randn(2, 4), [0, 1], 0.25, 8.0
+        pool = [(bank.queue[0], 0, 0.5), (bank.queue[1], 1, 0.2)]  # image 5 is an outlier
+        pool += [(row, None, 1.0) for row in bank.prototypes]  # always other identities, of weight 1
+        total = 0.0
+        for f, y, w in zip(F.normalize(features), targets, weights.tolist(), strict=True):
+            sums = {True: 0.0, False: 0.0}
+            for row, label, other in pool:
+                s, same = float(f @ row), label == y
+                power = -max(1 + margin - s, 0) * (s - 1 + margin) if same else max(s + margin, 0) * (s - margin)
+                sums[same] += (w + other) / 2 * math.exp(gamma * power)
+            total += math.log1p(sums[True] * sums[False])
+        loss = bank.losses(
+            *NOTHING, target=features, target_indices=torch.tensor([1, 3]), labels=LABELS, weights=weights
+        )["loss_instance"]
+        assert loss.item() == pytest.approx(total / 2, rel=1e-5)
+
+    def test_weights_of_one_change_nothing(self, bank):
+        features, targets = torch.randn(2, 4), torch.tensor([0, 1])
+        weighted = bank.instance_loss(features, targets, LABELS, torch.ones(2))
+        torch.testing.assert_close(weighted, bank.instance_loss(features, targets, LABELS))
+
+    def test_they_are_kept_with_their_rows(self, bank):
+        enqueue(bank, torch.randn(4, 4), torch.tensor([1, 2, 3, 4]), torch.tensor([0.1, 0.2, 0.3, 0.4]))
+        torch.testing.assert_close(bank.queue_weight, torch.tensor([0.3, 0.4, 1.0, 0.1, 0.2]))
+        enqueue(bank, torch.randn(7, 4), torch.arange(7), torch.arange(7) / 10)
+        kept = dict(zip(bank.queue_index.tolist(), bank.queue_weight.tolist(), strict=True))
+        assert kept == pytest.approx({i: i / 10 for i in (2, 3, 4, 5, 6)})
 
 
 def test_weights_scale_the_losses(bank):
