@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -16,11 +17,15 @@ from mlt.registry import CLUSTERINGS
 from mlt.structures import PseudoLabels
 from mlt_ops.k_reciprocal import Window
 
-logger = logging.getLogger(__name__)
-
 
 class Clustering:
-    """Base of all clusterings: a function of features that may freeze a threshold when it is first called."""
+    """Base of all clusterings: a function of features that may freeze a threshold when it is first called.
+
+    Attributes:
+        report: numbers of the last call, for the log.
+    """
+
+    report: Mapping[str, float] = MappingProxyType({})
 
     def __call__(self, features: Tensor) -> PseudoLabels:
         """Cluster.
@@ -149,7 +154,7 @@ class JaccardDbscan(Clustering):
             return cluster_dbscan(features, eps=self.eps, min_samples=self.min_samples, **self.graph)
         graph = jaccard_graph(features, max_distance=1.0, **self.graph)
         self.eps = mean_of_smallest(graph, self.eps_share)
-        logger.info("DBSCAN: eps is %.4f, the mean of the smallest %g of the distances", self.eps, self.eps_share)
+        self.report = {"eps": self.eps}
         return label_graph(graph, eps=self.eps, min_samples=self.min_samples)
 
     def state_dict(self) -> dict[str, Any]:
@@ -213,7 +218,7 @@ class SelfPacedDbscan(Clustering):
         result = self_paced_labels(graph, **self.options, threshold=self.threshold)
         self.threshold = result.threshold
         kept = float((result.labels.targets < result.num_clusters).double().mean())
-        logger.info("SpCL: %d reliable clusters keep %.1f %% of the images", result.num_clusters, 100 * kept)
+        self.report = {"reliable_clusters": float(result.num_clusters), "kept": kept}
         return result.labels
 
     def state_dict(self) -> dict[str, Any]:
