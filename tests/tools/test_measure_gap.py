@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -175,3 +176,9 @@ class TestShortfalls:
 
 def test_an_oracle_that_is_no_better(tool: ModuleType) -> None:
     assert "(teacher - direct) / (oracle - direct): none: the oracle is no better" in tool.show(measured(gap=None))
+
+
+def test_the_readme_shows_what_the_demo_printed(tool: ModuleType) -> None:
+    demo = json.loads((ROOT / "benchmarks/results/demo.json").read_text())
+    assert tool.show(demo) in (ROOT / "README.md").read_text()
+    assert tool.shortfalls(demo) == []

@@ -130,18 +130,3 @@ def test_zeroing_some_parameters_leaves_the_others() -> None:
     zero_moments(optimizer, [model.weight])
     assert model.weight not in optimizer.state
     assert torch.equal(optimizer.state[model.bias]["exp_avg"], bias)
-
-
-def test_zeroing_rows() -> None:
-    model = nn.Linear(3, 4)
-    optimizer = torch.optim.Adam(model.parameters())
-    zero_moments(optimizer, [model.weight], torch.tensor([1]))  # before the first step there is nothing to zero
-    step(optimizer)
-    before = {key: value.clone() for key, value in optimizer.state[model.weight].items()}
-    zero_moments(optimizer, [model.weight], torch.tensor([1, 3]))
-    for key in ("exp_avg", "exp_avg_sq"):
-        after = optimizer.state[model.weight][key]
-        assert not after[[1, 3]].any()
-        assert torch.equal(after[[0, 2]], before[key][[0, 2]])
-    assert optimizer.state[model.weight]["step"] == before["step"]
-    assert optimizer.state[model.bias]["exp_avg"].any()

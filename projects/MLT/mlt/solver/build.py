@@ -114,24 +114,14 @@ def make_optimizer(name: str, groups: list[dict[str, Any]], *, momentum: float) 
     return getattr(torch.optim, name)(groups, **options)
 
 
-def zero_moments(
-    optimizer: torch.optim.Optimizer, params: Iterable[Tensor] | None = None, rows: Tensor | slice | None = None
-) -> None:
-    """Forget what an optimizer has gathered, as if it were new; the parameters stay.
+def zero_moments(optimizer: torch.optim.Optimizer, params: Iterable[Tensor] | None = None) -> None:
+    """Forget what an optimizer has gathered, step counts too, as if it were new; the parameters stay.
 
     Args:
         optimizer: learning rates and other options stay.
         params: only of these; None = of all.
-        rows: only of these rows of `params` (an index or a mask); their step count stays, as it counts for the
-            whole parameter. None = all of it, the step count too.
     """
     chosen = list(_parameters(optimizer.param_groups)) if params is None else list(params)
-    if rows is not None:
-        for parameter in chosen:
-            for value in optimizer.state.get(parameter, {}).values():
-                if torch.is_tensor(value) and value.shape == parameter.shape:
-                    value[rows] = 0
-        return
     new = type(optimizer)([dict(group) for group in optimizer.param_groups])  # type: ignore[call-arg]
     for parameter in chosen:
         optimizer.state.pop(parameter, None)
