@@ -18,8 +18,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
 from methods_tables import write_page
 from synthetic import CONFIGS, HERE, domains, machine, measure_gap
+
+import mlt.components  # noqa: F401  fills the registries
+from mlt.config import get_cfg
+from mlt.data.build import build_test_loader
+from mlt.engine.extract import extract
+from mlt.engine.trainer import Trainer
 
 K_MEANS = ["PSEUDO_LABELS.NUM_CLUSTERS", "(100,)"]  # the rendered identities
 METHODS: dict[str, tuple[str, list[str]]] = {
@@ -36,7 +43,7 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     "MLT, DBSCAN, no transport": ("MLT/synthetic-dbscan.yml", ["LABEL_TRANSPORT.ENABLED", "False"]),
 }
 BUDGET = ["SOLVER.ITERS_PER_EPOCH", "40"]
-TRACES = ("labels/ARI", "labels/kept", "labels/clusters", "labels/outliers", "weights/right", "weights/wrong")
+TRACES = ("labels/ARI", "labels/kept", "labels/clusters", "labels/outliers")
 
 
 def method(work: Path, data: Sequence[str], name: str) -> dict[str, Any]:
@@ -49,9 +56,41 @@ def method(work: Path, data: Sequence[str], name: str) -> dict[str, Any]:
     """
     config, words = METHODS[name]
     measured, run = measure_gap(work, name, CONFIGS.parent / config, [*data, *BUDGET, *words])
+    seconds = (run / "model_final.pth").stat().st_mtime - (run / "recipe.yaml").stat().st_mtime
     lines = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
     traces = {trace: [line[trace] for line in lines if trace in line] for trace in TRACES}
-    return measured | {"traces": {trace: values for trace, values in traces.items() if values}}
+    if config.startswith("UNRN"):
+        traces |= weights_of_labels(run)
+    return measured | {"seconds": seconds, "traces": {trace: values for trace, values in traces.items() if values}}
+
+
+def weights_of_labels(run: Path) -> dict[str, list[float]]:
+    """UNRN's mean weight of target images whose cluster is mostly of their identity, and of the others, at the end.
+
+    Args:
+        run: folder of a finished run.
+    """
+    cfg = get_cfg()
+    cfg.merge_from_file(str(run / "config.yaml"))
+    cfg.freeze()
+    trainer = Trainer(cfg)
+    trainer.resume()
+    model = trainer.model.eval()
+    weights = extract(
+        lambda images: model.row_weights(images)[:, None],
+        build_test_loader(cfg, trainer.target),
+        len(trainer.target),
+        model.device,
+    ).squeeze(1)
+    labels, pids = trainer.hooks["PseudoLabelHook"].labels.targets, trainer.target_ids()[1]
+    counts = torch.zeros(int(labels.max()) + 1, int(pids.max()) + 1)
+    inlier = labels >= 0
+    counts.index_put_((labels[inlier], pids[inlier]), torch.ones(()), accumulate=True)
+    right = counts.argmax(1)[labels.clamp(min=0)] == pids
+    return {
+        "weight of right labels": [float(weights[inlier & right].mean())],
+        "weight of wrong labels": [float(weights[inlier & ~right].mean())],
+    }
 
 
 def measure(work: Path, seeds: Sequence[tuple[int, int]], names: Sequence[str], jobs: int) -> dict[str, Any]:

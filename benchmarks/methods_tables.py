@@ -82,17 +82,20 @@ def mechanisms_table(measured: dict[str, Any]) -> str:
     return tabulate(body, ["", "", "first", "last"], tablefmt="pipe", disable_numparse=True)
 
 
-def write_page(results: Path = RESULTS, page: Path = PAGE) -> None:
+def write_page(results: Path = RESULTS) -> None:
     """Put the tables into the page.
 
     Args:
-        results: what methods.py wrote.
-        page: Markdown file with the marks of synthetic_tables.py.
+        results: what methods.py wrote; anything but RESULTS is only printed.
     """
     measured = json.loads(results.read_text())
     about = ", ".join(f"{key} {value}" for key, value in measured["machine"].items())
-    tables = [methods_table(measured), pairs_table(measured), mechanisms_table(measured)]
-    put_tables(page, [f"Measured on: {about}.", *tables])
+    text = "\n\n".join(
+        [f"Measured on: {about}.", methods_table(measured), pairs_table(measured), mechanisms_table(measured)]
+    )
+    print(text)
+    if results == RESULTS:
+        put_tables(PAGE, text)
 
 
 if __name__ == "__main__":

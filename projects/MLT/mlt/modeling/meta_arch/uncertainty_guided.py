@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
@@ -101,6 +102,18 @@ class UncertaintyGuided(PseudoLabelModel):
                 losses[loss.key] = loss(rows.logits, labels, weights)
                 losses[f"{loss.key}_shallow"] = loss(_shallow(rows).logits, labels, weights)
         return losses | self.memory_losses(self.memory, out, source_targets, indices, weights=weights.detach())
+
+    @torch.no_grad()
+    def row_weights(self, images: Tensor) -> Tensor:
+        """Weights w of images as the nets are now, in the mode they are in.
+
+        Args:
+            images: uint8 or float [B, 3, H, W], RGB in 0..255.
+
+        Returns:
+            [B] in (0, 1]
+        """
+        return reliability(uncertainty(self._beliefs(self.run(images, "student")), self._beliefs(self.run(images))))
 
     def _beliefs(self, rows: HeadOutput) -> list[Tensor]:
         """What u compares: classes of the shallow head, and similarities to source identities."""
