@@ -169,9 +169,10 @@ class IdentitySampler:
         self.plan = plan
         singletons = np.array([len(group) == 1 for group in members], dtype=bool)
         self.sizes = np.where(singletons & (not plan.pad_singletons), 1, plan.num_instances)
+        wanted = plan.ims_per_batch // plan.num_instances
         if self.sizes.sum() < plan.ims_per_batch:
             raise ValueError(
-                f"{len(members)} identities with images, but a batch needs {plan.ims_per_batch // plan.num_instances} = "
+                f"{len(members)} identities with images, but a batch needs {wanted} = "
                 f"SOLVER.IMS_PER_BATCH {plan.ims_per_batch} / DATALOADER.NUM_INSTANCE {plan.num_instances}; "
                 "lower IMS_PER_BATCH, or find more clusters"
             )
