@@ -12,6 +12,9 @@ from torch import Tensor
 from mlt_ops.structures import MAX_ROWS, Neighbors
 
 DEFAULT_MEMORY = 1 << 30  # bytes of working memory, inputs and outputs apart
+# What a call may do on two cores in a fraction of a second: between two calls Python sees Ctrl-C.
+ELEMENTS_PER_CALL = 1 << 27
+PRODUCTS_PER_CALL = 1 << 33
 
 
 def as_features(tensor: Tensor, op: str, name: str = "features") -> Tensor:
@@ -30,7 +33,8 @@ def as_features(tensor: Tensor, op: str, name: str = "features") -> Tensor:
     if not tensor.is_floating_point():
         raise ValueError(f"{op}: {name} must be floating point, got {tensor.dtype}. Convert them with .float().")
     rows = tensor.detach().float().contiguous()
-    largest = max(map(abs, torch.stack(rows.aminmax()).tolist())) if rows.numel() else 0.0  # one pass, no copy
+    parts = [torch.stack(part.aminmax()) for part in rows.flatten().split(ELEMENTS_PER_CALL)] if rows.numel() else []
+    largest = float(torch.stack(parts).abs().max()) if parts else 0.0  # one pass, no copy
     if not math.isfinite(largest):
         broken = int((~torch.isfinite(rows)).any(dim=1).sum())
         raise ValueError(f"{op}: {name} must be finite, but {broken} of {len(rows)} rows hold NaN or infinity.")
@@ -78,13 +82,14 @@ def as_neighbors(
     return Neighbors(distance[:, :width].detach().float().contiguous(), index[:, :width].int().contiguous())
 
 
-def rows_per_chunk(bytes_per_row: int, max_memory: int | None, op: str) -> int:
-    """How many rows fit into the memory budget.
+def rows_per_chunk(bytes_per_row: int, max_memory: int | None, op: str, products_per_row: int = 0) -> int:
+    """How many rows fit into the memory budget, and can be computed before Ctrl-C has waited too long.
 
     Args:
         bytes_per_row: working memory of one row.
         max_memory: budget in bytes; None is `DEFAULT_MEMORY`.
         op: the operator, for the message.
+        products_per_row: multiplications of one row, where they are many.
 
     Raises:
         ValueError: the budget does not hold a single row.
@@ -92,7 +97,7 @@ def rows_per_chunk(bytes_per_row: int, max_memory: int | None, op: str) -> int:
     budget = DEFAULT_MEMORY if max_memory is None else max_memory
     if budget < bytes_per_row:
         raise ValueError(f"{op}: max_memory={budget} bytes is too little, one row needs {bytes_per_row} bytes.")
-    return budget // max(bytes_per_row, 1)
+    return min(budget // max(bytes_per_row, 1), max(PRODUCTS_PER_CALL // max(products_per_row, 1), 1))
 
 
 @contextmanager

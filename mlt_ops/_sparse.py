@@ -7,11 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mlt_ops._library import has_cuda, require_extension
+from mlt_ops._library import has_cuda, has_extension, require_extension
 from mlt_ops.structures import SparseRows
 
 Csr = tuple[Tensor, Tensor, Tensor]  # rowptr or colptr, col or row, value
 _ROWS_PER_CALL = 16384  # a call lasts a fraction of a second: between two calls Python sees Ctrl-C
+_ENTRIES_PER_CALL = 1 << 24  # likewise
 
 
 def require_kernels(op: str, device: torch.device) -> None:
@@ -58,11 +59,24 @@ def transpose(rowptr: Tensor, col: Tensor, value: Tensor, num_cols: int) -> Csr:
         num_cols: number of columns.
     """
     if not col.is_cuda:
-        return torch.ops.mlt_ops.transpose(rowptr, col, value, num_cols)
+        return _transpose_cpu(rowptr, col, value, num_cols)
     sorted_col, order = col.sort(stable=True)
     colptr = torch.searchsorted(sorted_col, torch.arange(num_cols + 1, dtype=torch.int32, device=col.device))
     row = SparseRows.unchecked(rowptr, col, value, num_cols).row_of_entries()
     return colptr, row[order], value[order]
+
+
+def _transpose_cpu(rowptr: Tensor, col: Tensor, value: Tensor, num_cols: int) -> Csr:
+    """A counting sort, some rows at a time."""
+    count = rowptr.new_zeros(num_cols)
+    for part in col.split(_ENTRIES_PER_CALL):
+        count += torch.bincount(part, minlength=num_cols)
+    colptr = torch.nn.functional.pad(count.cumsum(0), (1, 0))
+    following, row, row_value = colptr[:-1].clone(), torch.empty_like(col), torch.empty_like(value)
+    for begin in range(0, len(rowptr) - 1, _ROWS_PER_CALL):
+        end = min(begin + _ROWS_PER_CALL, len(rowptr) - 1)
+        torch.ops.mlt_ops.scatter_columns(rowptr, col, value, begin, end, following, row, row_value)
+    return colptr, row, row_value
 
 
 def mirror(rowptr: Tensor, col: Tensor, value: Tensor) -> Csr:
@@ -98,3 +112,19 @@ def fake_rows(like: Tensor, num_rows: int) -> Csr:
     size = torch.library.get_ctx().new_dynamic_size()
     count = like.new_empty(num_rows, dtype=torch.int64)
     return count, like.new_empty(size, dtype=torch.int32), like.new_empty(size, dtype=torch.float32)
+
+
+if has_extension():
+
+    @torch.library.register_fake("mlt_ops::scatter_columns")
+    def _fake_scatter_columns(
+        rowptr: Tensor,
+        col: Tensor,
+        value: Tensor,
+        begin: int,
+        end: int,
+        following: Tensor,
+        row: Tensor,
+        row_value: Tensor,
+    ) -> None:
+        return None

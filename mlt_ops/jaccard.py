@@ -108,10 +108,6 @@ def jaccard_rows(csr: Csr, columns: Csr, max_distance: float, begin: int, end: i
 
 if has_extension():
 
-    @torch.library.register_fake("mlt_ops::transpose")
-    def _fake_transpose(rowptr: Tensor, col: Tensor, value: Tensor, num_cols: int) -> Csr:
-        return rowptr.new_empty(num_cols + 1), torch.empty_like(col), torch.empty_like(value)
-
     @torch.library.register_fake("mlt_ops::jaccard")
     def _fake_jaccard(
         rowptr: Tensor,

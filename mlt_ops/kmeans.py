@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mlt_ops._inputs import as_features, full_precision, rows_per_chunk
+from mlt_ops._search import by_faiss
 from mlt_ops.segment_mean import unchecked_segment_mean
 from mlt_ops.structures import KMeansResult
 
+Backend = Literal["torch", "faiss"]
 _SEED_DIM = 512  # seeding passes K times over the rows; a random projection to so many keeps distances to about 6 %
 _TOLERANCE = 1e-4  # of the mean variance of the features: stop when all centroids together move less (scikit-learn's)
 
@@ -23,6 +26,7 @@ def kmeans(
     num_restarts: int = 1,
     max_iter: int = 300,
     init: Tensor | None = None,
+    backend: Backend = "torch",
 ) -> KMeansResult:
     """Cluster rows by K-Means.
 
@@ -39,18 +43,23 @@ def kmeans(
         num_restarts: independent runs, of which the one of least inertia is returned.
         max_iter: iterations per run, at least 1.
         init: [K, D] centroids to start from instead of seeding, for example rows from `kmeans_plus_plus`.
+        backend: who finds the nearest centroids: "torch", or "faiss" (CPU only), with the same labels up to rounding.
 
     Returns:
         Labels, centroids and inertia, on the features' device. Clusters are empty only if fewer than K rows differ.
         Not differentiable: inputs are detached.
 
     Raises:
-        ValueError: malformed or non-finite inputs, K out of range, `init` of another shape or with several restarts.
+        ValueError: malformed or non-finite inputs, K out of range, `init` of another shape or with several restarts, an
+            unknown backend or "faiss" for features on a GPU.
+        ModuleNotFoundError: backend "faiss" without faiss.
 
     Source: Lloyd, IEEE Trans. Information Theory 28(2), 1982; Arthur and Vassilvitskii, SODA 2007.
     """
     rows = as_features(features, "kmeans")
     _check_num_clusters(rows, num_clusters, "kmeans")
+    if backend not in ("torch", "faiss") or (backend == "faiss" and rows.is_cuda):
+        raise ValueError(f"kmeans: backend must be 'torch', or 'faiss' on the CPU, got {backend!r} on {rows.device}.")
     if num_restarts < 1 or max_iter < 1:
         raise ValueError(f"kmeans: num_restarts and max_iter must be >= 1, got {num_restarts} and {max_iter}.")
     if init is not None:
@@ -68,7 +77,7 @@ def kmeans(
         runs = []
         for _ in range(num_restarts):
             start = centred[_seed(centred, num_clusters, generator)] if init is None else init - center
-            labels, centroids = _lloyd(centred, norms, start, max_iter, tolerance)
+            labels, centroids = _lloyd(centred, norms, start, max_iter, tolerance, backend)
             runs.append(KMeansResult(labels, centroids + center, _inertia(centred, labels, centroids)))
     return min(runs, key=lambda run: run.inertia)
 
@@ -134,12 +143,14 @@ def _squared_distance(points: Tensor, rows: Tensor, norms: Tensor) -> Tensor:
     return distance.add_(points.square().sum(dim=1, keepdim=True)).clamp_(min=0)
 
 
-def _lloyd(rows: Tensor, norms: Tensor, centroids: Tensor, max_iter: int, tolerance: float) -> tuple[Tensor, Tensor]:
+def _lloyd(
+    rows: Tensor, norms: Tensor, centroids: Tensor, max_iter: int, tolerance: float, backend: Backend
+) -> tuple[Tensor, Tensor]:
     """Iterate until it settles; the centroids returned are the means of the labels returned."""
     num_clusters = len(centroids)
     previous = torch.full_like(norms, -1, dtype=torch.int64)
     for _ in range(max_iter):
-        labels, distance = _assign(rows, norms, centroids)
+        labels, distance = _assign(rows, norms, centroids, backend)
         _fill_empty_clusters(labels, distance, num_clusters)
         if torch.equal(labels, previous):
             break
@@ -151,12 +162,15 @@ def _lloyd(rows: Tensor, norms: Tensor, centroids: Tensor, max_iter: int, tolera
     return previous, centroids
 
 
-def _assign(rows: Tensor, norms: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+def _assign(rows: Tensor, norms: Tensor, centroids: Tensor, backend: Backend) -> tuple[Tensor, Tensor]:
     """Nearest centroid of each row, the lowest-numbered among equals, and the squared distance to it."""
+    chunk = rows_per_chunk(4 * len(centroids), None, "kmeans", centroids.numel())
+    if backend == "faiss":
+        distance, labels = by_faiss(rows, centroids, 1, chunk)
+        return labels.squeeze(1), distance.squeeze(1)
     labels = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
     distance = torch.empty_like(norms)
     half_norms = centroids.square().sum(dim=1).mul_(0.5)
-    chunk = rows_per_chunk(4 * len(centroids), None, "kmeans")
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
         # |x - c|^2 = |x|^2 + 2 (|c|^2 / 2 - x.c), and |x|^2 does not matter for the choice of c

@@ -2,38 +2,83 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING, Literal
+
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import as_features, full_precision, rows_per_chunk
-from mlt_ops.structures import Neighbors
+from mlt_ops._inputs import DEFAULT_MEMORY, PRODUCTS_PER_CALL, as_features, full_precision, rows_per_chunk
+from mlt_ops._search import Centred, lower_bounds, measure, propose, propose_by_faiss
+from mlt_ops.structures import MAX_ROWS, Neighbors
 
-_UNIT_ROUNDOFF = 2.0**-24  # of float32
-_PAIRS_IN_CACHE = 512  # pairs that a CPU measures at a time; 30 times more of 2048 dimensions took 4 times longer
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Backend = Literal["auto", "torch", "faiss"]
+_SPARE = 16  # candidates beyond k: more of them take time, with fewer more rows must be searched again
+_TILE = {"cpu": 2048, "cuda": 8192}  # targets and rows of a tile at most
 
 
-def knn(features: Tensor, k: int, *, queries: Tensor | None = None, max_memory: int | None = None) -> Neighbors:
-    """Find the k nearest rows of each query.
+def knn(
+    features: Tensor,
+    k: int,
+    *,
+    queries: Tensor | None = None,
+    backend: Backend = "auto",
+    max_memory: int | None = None,
+    group: ProcessGroup | None = None,
+    stats: dict[str, int] | None = None,
+) -> Neighbors:
+    """Find the k nearest rows of each query: exactly those, in the order, that an exhaustive float32 search finds.
 
-    Matrix products propose the candidates; whatever lies within their rounding error of the k-th is measured again,
-    as the sum of squared differences. So equal rows are at distance 0 exactly, d(a, b) is d(b, a), ties are true ties,
-    and the result depends neither on `max_memory` nor on the number of threads. Time O(Q * N * D).
+    Matrix products propose k + 16 candidates by lower bounds, that is distances less their largest rounding error. The
+    candidates are measured as sums of squared differences in a fixed order of addition; a row whose k-th of them is not
+    nearer than every bound left out is doubtful and searched again among all rows that its bounds admit. So equal rows
+    are at distance 0 exactly, d(a, b) is d(b, a), ties are true ties, and the result depends on neither `backend`,
+    `max_memory`, `group` nor the number of threads; CPU and (not yet run on a GPU) CUDA give the same bits.
+    Time O(Q N D), half of it if `queries` is None, since each product then serves two rows.
 
     Args:
         features: [N, D] rows to search, any floating dtype; computed in float32. Pass unit rows for d^2 = 2 - 2 cos.
         k: number of neighbours, 1..N.
         queries: [Q, D] rows to search for. None: the features themselves; each row is then its own first neighbour,
             also where an equal row has a lower index.
-        max_memory: working memory in bytes, apart from the result and one copy of the features; None: 1 GiB.
+        backend: who proposes. "torch": products of tiles. "faiss": its exact search (CPU only). "auto": "torch",
+            the faster one wherever both were measured.
+        max_memory: working memory in bytes, apart from the result, one copy of features and queries, and the candidates
+            (8 bytes each); None: 1 GiB.
+        group: processes that all pass the same arguments; each searches its share of the queries, all get the result.
+        stats: is given "doubtful", the number of rows that were searched again, over all processes.
 
     Returns:
         Neighbors on the features' device, sorted by (distance, index). Not differentiable: inputs are detached.
 
     Raises:
-        ValueError: malformed, non-finite or huge inputs, differing D or device, k out of range, too little memory.
+        ValueError: malformed, non-finite or huge inputs, differing D or device, k out of range, too little memory, an
+            unknown backend, arguments that differ among the processes.
+        ModuleNotFoundError: backend "faiss" without faiss.
     """
     rows = as_features(features, "knn")
     targets = rows if queries is None else as_features(queries, "knn", "queries")
+    _check(rows, targets, k, backend)
+    if group is None:
+        found, doubtful = _search(rows, targets, slice(0, len(targets)), k, backend, max_memory)
+    else:
+        from mlt_ops import _gather  # not every PyTorch has torch.distributed
+
+        numbers = [*rows.shape, *targets.shape, k, float(rows.sum(dtype=torch.float64))]
+        _gather.check_same_everywhere("knn", numbers, rows.device, group)
+        share = _gather.share_of_rank(len(targets), group)
+        mine, mine_doubtful = _search(rows, targets, share, k, backend, max_memory)
+        found = Neighbors(*(_gather.gather_rows(part, len(targets), group) for part in mine))
+        doubtful = _gather.total(mine_doubtful, rows.device, group)
+    if stats is not None:
+        stats["doubtful"] = doubtful
+    return found
+
+
+def _check(rows: Tensor, targets: Tensor, k: int, backend: Backend) -> None:
     if targets.shape[1] != rows.shape[1] or targets.device != rows.device:
         raise ValueError(
             f"knn: queries and features must share D and device, got D={targets.shape[1]} on {targets.device} "
@@ -41,51 +86,87 @@ def knn(features: Tensor, k: int, *, queries: Tensor | None = None, max_memory: 
         )
     if not 1 <= k <= len(rows):
         raise ValueError(f"knn: k must be between 1 and the number of features ({len(rows)}), got {k}.")
-    # Per candidate: distance, mask, pair of indices, exact distance and two sorts, if every row were a candidate.
-    chunk = rows_per_chunk(64 * len(rows), max_memory, "knn")
-    pairs = rows_per_chunk(12 * rows.shape[1], max_memory, "knn")
-    pairs = pairs if rows.is_cuda else min(pairs, _PAIRS_IN_CACHE)
+    if max(len(rows), len(targets)) > MAX_ROWS:
+        raise ValueError(f"knn: at most {MAX_ROWS} rows, got {len(rows)} and {len(targets)} queries.")
+    if backend not in ("auto", "torch", "faiss"):
+        raise ValueError(f"knn: backend must be 'auto', 'torch' or 'faiss', got {backend!r}.")
+    if backend == "faiss" and rows.is_cuda:
+        raise ValueError(f"knn: backend 'faiss' searches on the CPU, but the features are on {rows.device}.")
 
-    distance = rows.new_empty(len(targets), k)
-    index = torch.empty(len(targets), k, dtype=torch.int64, device=rows.device)
+
+def _search(
+    rows: Tensor, targets: Tensor, share: slice, k: int, backend: Backend, max_memory: int | None
+) -> tuple[Neighbors, int]:
+    """Neighbours of targets[share], and how many of them were searched again."""
+    (num_rows, dim), width = rows.shape, min(k + _SPARE, len(rows))
+    budget = DEFAULT_MEMORY if max_memory is None else max_memory
+    side = min(_TILE[rows.device.type], math.isqrt(budget // 16), math.isqrt(PRODUCTS_PER_CALL // max(dim, 1)))
+    chunk = rows_per_chunk(96 * width, max_memory, "knn", width * dim)
+    chunk_again = rows_per_chunk(96 * num_rows, max_memory, "knn", num_rows * dim)  # if the bounds admit every row
     with full_precision(rows.device):
-        center = rows.mean(dim=0)
-        base = rows - center  # distances stay the same, but rounding errors grow with the norms
-        norms = base.square().sum(dim=1)
-        for start in range(0, len(targets), chunk):
+        search = _Search(rows, targets, share, k)
+        if backend == "faiss":
+            bounds, candidates = propose_by_faiss(search.goals, search.space, width, chunk_again)
+        else:
+            bounds, candidates = propose(search.goals, search.space, width, side)
+        doubtful = [torch.zeros(0, dtype=torch.int64, device=rows.device)]
+        for start in range(0, len(candidates), chunk):
             part = slice(start, start + chunk)
-            itself = torch.arange(len(targets), device=rows.device)[part] if queries is None else None
-            candidates = _propose(targets[part] - center, base, norms, k, itself)
-            row, column = candidates.nonzero(as_tuple=True)
-            exact = _measure(targets[part], rows, row, column, pairs)
-            chosen = _nearest(exact, row, column, candidates.sum(dim=1), k, itself)
-            distance[part], index[part] = exact[chosen], column[chosen]
-    return Neighbors(distance, index)
+            limit = search.settle(part, bounds[part], candidates[part])
+            if width < num_rows:
+                doubtful.append((search.distance[part, -1] >= limit).nonzero().squeeze(1) + start)
+        again = torch.cat(doubtful)
+        for which in again.split(chunk_again):
+            search.settle_again(which)
+    return Neighbors(search.distance, search.index), len(again)
 
 
-def _propose(targets: Tensor, base: Tensor, norms: Tensor, k: int, itself: Tensor | None) -> Tensor:
-    """Mask [Q, N] of the rows that can be among the k nearest, given the rounding error of the matrix product."""
-    target_norms = targets.square().sum(dim=1, keepdim=True)
-    approximate = torch.addmm(norms, targets, base.T, alpha=-2).add_(target_norms)
-    if itself is not None:
-        approximate[torch.arange(len(targets), device=targets.device), itself] = -torch.inf
-    kth = approximate.topk(k, dim=1, largest=False).values.amax(dim=1, keepdim=True)
-    # |approximate - exact| <= error: three float32 sums of D products (Higham, Accuracy and Stability, section 3.1),
-    # and the subtraction of the center. The k-th is wrong by one error at most, and so is each row below it.
-    error = (4 * base.shape[1] + 16) * _UNIT_ROUNDOFF * (target_norms + norms.max())
-    return approximate <= kth + 2 * error
+class _Search:
+    """One process's targets, and what has been found for them.
 
+    Args:
+        rows: [N, D] to search.
+        targets: [Q, D] of all processes; the same tensor as `rows`: each comes first among its own neighbours.
+        share: this process's part of the targets.
+        k: number of neighbours.
+    """
 
-def _measure(targets: Tensor, rows: Tensor, row: Tensor, column: Tensor, chunk: int) -> Tensor:
-    """Squared distances [P] of the pairs (targets[row], rows[column]), by differences."""
-    parts = zip(row.split(chunk), column.split(chunk))
-    return torch.cat([(targets[i] - rows[j]).square_().sum(dim=1) for i, j in parts])
+    def __init__(self, rows: Tensor, targets: Tensor, share: slice, k: int) -> None:
+        center = rows.mean(dim=0)
+        self.rows, self.targets, self.k = rows, targets[share], k
+        self.space = self.goals = Centred.of(rows, center)
+        if len(self.targets) < len(targets) or targets is not rows:
+            self.goals = Centred.of(self.targets, center)
+        self.own: Tensor | None = None
+        if targets is rows:
+            self.own = torch.arange(share.start, share.stop, dtype=torch.int32, device=rows.device)
+        self.distance = rows.new_empty(len(self.targets), k)
+        self.index = torch.empty(len(self.targets), k, dtype=torch.int64, device=rows.device)
 
+    def settle(self, part: slice, bounds: Tensor, candidates: Tensor) -> Tensor:
+        """Choose among equally many candidates; returns a bound [Q] that no other row is nearer than."""
+        limit, farthest = bounds.max(dim=1, keepdim=True)
+        if self.own is not None:  # the row itself must be there, if need be in place of the farthest
+            own = self.own[part].unsqueeze(1)
+            missing = (candidates != own).all(dim=1, keepdim=True)
+            candidates.scatter_(1, farthest, torch.where(missing, own, candidates.gather(1, farthest)))
+        count = torch.full((len(candidates),), candidates.shape[1], device=candidates.device)
+        query = torch.arange(len(candidates), dtype=torch.int32, device=candidates.device)
+        self._choose(part, query.repeat_interleave(candidates.shape[1]), candidates.sort(dim=1).values.flatten(), count)
+        return limit.squeeze(1)
 
-def _nearest(exact: Tensor, row: Tensor, column: Tensor, count: Tensor, k: int, itself: Tensor | None) -> Tensor:
-    """Positions [Q, k] of each row's k nearest pairs; the pairs come sorted by (row, column)."""
-    key = exact if itself is None else exact.masked_fill(column == itself[row], -1.0)
-    order = key.argsort(stable=True)
-    order = order[row[order].argsort(stable=True)]  # two stable sorts: by row, then distance, then column
-    first = count.cumsum(0) - count
-    return order[first[:, None] + torch.arange(k, device=exact.device)]
+    def settle_again(self, which: Tensor) -> None:
+        """Choose among all rows whose bound is not above the k-th distance found so far."""
+        admitted = lower_bounds(self.goals.part(which), self.space) <= self.distance[which, -1:]
+        query, row = (numbers.int() for numbers in admitted.nonzero(as_tuple=True))
+        self._choose(which, query, row, admitted.sum(dim=1))
+
+    def _choose(self, part: slice | Tensor, query: Tensor, row: Tensor, count: Tensor) -> None:
+        """Keep the nearest pairs (query, row); `count` of them for each query, sorted."""
+        exact = measure(self.targets[part], self.rows, query, row)
+        key = exact if self.own is None else exact.masked_fill(row == self.own[part][query], -1.0)
+        order = key.argsort(stable=True)
+        order = order[query[order].argsort(stable=True)]  # two stable sorts: by query, then distance, then row
+        first = count.cumsum(0) - count
+        chosen = order[first.unsqueeze(1) + torch.arange(self.k, device=row.device)]
+        self.distance[part], self.index[part] = exact[chosen], row[chosen].long()

@@ -79,7 +79,7 @@ def rerank(
 def _relative_distances(rows: Tensor, num_items: int, result: Tensor, max_memory: int | None) -> Tensor:
     """Largest squared distance [N] of each row; fills `result` with the queries' distances divided by theirs."""
     largest = rows.new_empty(len(rows))
-    chunk = rows_per_chunk(8 * len(rows), max_memory, "rerank")
+    chunk = rows_per_chunk(8 * len(rows), max_memory, "rerank", rows.numel())
     with full_precision(rows.device):
         base = rows - rows.mean(dim=0)  # distances stay the same, but rounding errors grow with the norms
         norms = base.square().sum(dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import as_features
+from mlt_ops._inputs import ELEMENTS_PER_CALL, as_features
 from mlt_ops._library import has_cuda, has_extension
 
 _FALLBACK_COLUMNS = 256  # columns that the fallback converts to double at a time
@@ -54,16 +54,18 @@ def unchecked_segment_mean(rows: Tensor, labels: Tensor, num_segments: int) -> t
     """
     sorted_labels, order = labels.sort(stable=True)
     rowptr = torch.searchsorted(sorted_labels, torch.arange(num_segments + 1, device=labels.device))
+    mean_of = _segment_mean_torch
     if has_cuda(rows.device) if rows.is_cuda else has_extension():
-        mean = torch.ops.mlt_ops.segment_mean(rows, order, rowptr)
-    else:
-        mean = _segment_mean_torch(rows, order, rowptr)
-    return mean, rowptr.diff()
+        mean_of = torch.ops.mlt_ops.segment_mean
+    step = max(num_segments * ELEMENTS_PER_CALL // max(rows.numel(), 1), 1)
+    bounds = (rowptr[first : first + step + 1] for first in range(0, num_segments, step))
+    means = [mean_of(rows, order, part) for part in bounds] or [rows.new_empty(0, rows.shape[1])]
+    return torch.cat(means) if len(means) > 1 else means[0], rowptr.diff()
 
 
 def _segment_mean_torch(rows: Tensor, order: Tensor, rowptr: Tensor) -> Tensor:
     """The operator's result without the extension: the same additions in the same order."""
-    order, offsets = order[rowptr[0] :], rowptr - rowptr[0]
+    order, offsets = order[rowptr[0] : rowptr[-1]], rowptr - rowptr[0]
     count = offsets.diff().clamp(min=1).unsqueeze(1)
     parts = rows.split(_FALLBACK_COLUMNS, dim=1)
     sums = (torch.segment_reduce(part[order].double(), "sum", offsets=offsets, axis=0, initial=0) for part in parts)

@@ -52,6 +52,32 @@ inline void check_segment_mean_args(const Tensor& features, const Tensor& order,
                   "segment_mean: features, order and rowptr must be on one device");
 }
 
+inline void check_merge_nearest_args(const Tensor& tile, bool by_column, const Tensor& distance, const Tensor& index) {
+  const char* op = "merge_nearest";
+  check_tensor(op, "tile", tile, 2, ScalarType::Float, tile);
+  check_tensor(op, "distance", distance, 2, ScalarType::Float, tile);
+  check_tensor(op, "index", index, 2, ScalarType::Int, tile);
+  const int64_t wanted = tile.size(by_column ? 1 : 0);
+  STD_TORCH_CHECK(distance.size(0) == wanted && index.size(0) == wanted, op, ": distance and index must have ", wanted,
+                  " rows, got ", distance.size(0), " and ", index.size(0));
+  STD_TORCH_CHECK(distance.size(1) == index.size(1) && index.size(1) >= 1, op,
+                  ": distance and index must be equally wide, at least 1, got ", distance.size(1), " and ",
+                  index.size(1));
+}
+
+inline void check_pair_distance_args(const Tensor& queries, const Tensor& rows, const Tensor& query,
+                                     const Tensor& row) {
+  const char* op = "pair_distance";
+  check_tensor(op, "queries", queries, 2, ScalarType::Float, queries);
+  check_tensor(op, "rows", rows, 2, ScalarType::Float, queries);
+  check_tensor(op, "query", query, 1, ScalarType::Int, queries);
+  check_tensor(op, "row", row, 1, ScalarType::Int, queries);
+  STD_TORCH_CHECK(queries.size(1) == rows.size(1), op, ": queries and rows must be equally wide, got ",
+                  queries.size(1), " and ", rows.size(1));
+  STD_TORCH_CHECK(query.size(0) == row.size(0), op, ": query and row must be equally long, got ", query.size(0),
+                  " and ", row.size(0));
+}
+
 inline void check_mutual_neighbors_args(const Tensor& index, int64_t width) {
   check_tensor("mutual_neighbors", "index", index, 2, ScalarType::Int, index);
   check_width("mutual_neighbors", "width", width, index);
@@ -90,6 +116,19 @@ inline void check_jaccard_args(const Tensor& rowptr, const Tensor& col, const Te
   check_csr("jaccard", rowptr, col, value);
   check_csr("jaccard", colptr, row, row_value);
   check_row_range("jaccard", begin, end, rowptr.size(0) - 1);
+}
+
+inline void check_scatter_columns_args(const Tensor& rowptr, const Tensor& col, const Tensor& value, int64_t begin,
+                                       int64_t end, const Tensor& next, const Tensor& row, const Tensor& row_value) {
+  const char* op = "scatter_columns";
+  check_csr(op, rowptr, col, value);
+  check_row_range(op, begin, end, rowptr.size(0) - 1);
+  check_tensor(op, "next", next, 1, ScalarType::Long, value);
+  check_tensor(op, "row", row, 1, ScalarType::Int, value);
+  check_tensor(op, "row_value", row_value, 1, ScalarType::Float, value);
+  STD_TORCH_CHECK(row.size(0) == col.size(0) && row_value.size(0) == col.size(0), op,
+                  ": row and row_value must hold ", col.size(0), " entries, got ", row.size(0), " and ",
+                  row_value.size(0));
 }
 
 inline void check_dbscan_args(const Tensor& rowptr, const Tensor& col, const Tensor& value, int64_t min_samples) {

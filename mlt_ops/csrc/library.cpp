@@ -6,6 +6,10 @@
 STABLE_TORCH_LIBRARY(mlt_ops, m) {
   // features [N, D], order [M] rows sorted by segment, rowptr [K + 1] -> [K, D]
   m.def("segment_mean(Tensor features, Tensor order, Tensor rowptr) -> Tensor");
+  // Keeps in distance, index [N, C] the C smallest entries of each row (or column) of the tiles seen so far, unsorted.
+  m.def("merge_nearest(Tensor tile, int first, bool by_column, Tensor(a!) distance, Tensor(b!) index) -> ()");
+  // Squared distances [P] of the pairs (queries[query], rows[row]), indices int32
+  m.def("pair_distance(Tensor queries, Tensor rows, Tensor query, Tensor row) -> Tensor");
   // index [N, k] int32 -> [N, width] int32: the neighbours that are mutual within `width`, -1 in place of the others
   m.def("mutual_neighbors(Tensor index, int width) -> Tensor");
   // Rows begin..end of a sparse matrix: number of entries per row, columns (int32), values.
@@ -16,8 +20,9 @@ STABLE_TORCH_LIBRARY(mlt_ops, m) {
   // Distances to the rows up to the diagonal; colptr, row, row_value: the same matrix by columns.
   m.def("jaccard(Tensor rowptr, Tensor col, Tensor value, Tensor colptr, Tensor row, Tensor row_value, "
         "float max_distance, int begin, int end) -> (Tensor, Tensor, Tensor)");
-  // CSR -> colptr [num_cols + 1], row, value
-  m.def("transpose(Tensor rowptr, Tensor col, Tensor value, int num_cols) -> (Tensor, Tensor, Tensor)");
+  // Puts rows begin..end of a CSR matrix into its columns; next [num_cols]: the first free place of each column.
+  m.def("scatter_columns(Tensor rowptr, Tensor col, Tensor value, int begin, int end, Tensor(a!) next, Tensor(b!) row, "
+        "Tensor(c!) row_value) -> ()");
   // CSR of distances -> [N] int32: smallest core index of the row's cluster, -1 for noise
   m.def("dbscan(Tensor rowptr, Tensor col, Tensor value, float eps, int min_samples) -> Tensor");
 }

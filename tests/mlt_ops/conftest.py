@@ -1,12 +1,17 @@
-"""What the tests of the sparse operators share: features with clusters in them."""
+"""What the tests of the sparse operators share: features with clusters in them, peak memory, Ctrl-C."""
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
 from collections.abc import Callable
+from itertools import accumulate
 
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 
 @pytest.fixture
@@ -22,3 +27,40 @@ def clustered() -> Callable[..., Tensor]:
         return rows
 
     return make
+
+
+@pytest.fixture
+def peak_bytes() -> Callable[[Callable[[], object]], int]:
+    """Most bytes that tensors and the insides of PyTorch's operators hold at a time during a call, on the CPU."""
+
+    def measure(call: Callable[[], object]) -> int:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+            call()
+        assert recorded.profiler is not None
+        assert recorded.profiler.kineto_results is not None
+        events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+        return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+    return measure
+
+
+@pytest.fixture
+def interrupted() -> Callable[[Callable[[], object]], float]:
+    """Seconds from a Ctrl-C in the middle of a call, which lasts longer than 0.2 s, to the end of the call."""
+
+    def measure(call: Callable[[], object]) -> float:
+        main_thread = threading.main_thread().ident
+        assert main_thread is not None
+        sent = []
+
+        def press() -> None:
+            sent.append(time.perf_counter())
+            signal.pthread_kill(main_thread, signal.SIGINT)
+
+        timer = threading.Timer(0.2, press)
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            call()
+        return time.perf_counter() - sent[0]
+
+    return measure

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,7 +130,8 @@ def test_opcheck(device: torch.device, clustered: Callable[..., Tensor]) -> None
     columns = sparse.transpose(*csr, rows.num_cols)
     torch.library.opcheck(torch.ops.mlt_ops.jaccard.default, (*csr, *columns, 0.6, 0, 60))
     if device.type == "cpu":  # on CUDA a stable sort does it
-        torch.library.opcheck(torch.ops.mlt_ops.transpose.default, (*csr, 60))
+        places = rows.rowptr[:-1].clone(), torch.empty_like(rows.col), torch.empty_like(rows.value)
+        torch.library.opcheck(torch.ops.mlt_ops.scatter_columns.default, (*csr, 0, 60, *places))
 
 
 def test_transpose(device: torch.device) -> None:
@@ -142,25 +140,45 @@ def test_transpose(device: torch.device) -> None:
     rowptr = torch.tensor([0, 2, 3, 5], device=device)
     found = sparse.transpose(rowptr, col.int(), dense[row, col], 4)
     assert [part.tolist() for part in found] == [[0, 1, 4, 4, 5], [2, 0, 1, 2, 0], [4, 2, 3, 5, 1]]
+    empty = sparse.transpose(rowptr[:1], col[:0].int(), dense[row, col][:0], 4)
+    assert [part.tolist() for part in empty] == [[0, 0, 0, 0, 0], [], []]
 
 
-def test_ctrl_c_ends_it_within_a_second(clustered: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    features = clustered(2000)
+@pytest.mark.usefixtures("restore_threads")
+def test_transpose_in_pieces_and_threads(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = torch.rand(70, 41, generator=torch.Generator().manual_seed(0)).to(device)
+    dense = dense.where(dense > 0.7, 0.0)
+    row, col = dense.nonzero(as_tuple=True)
+    rowptr = torch.nn.functional.pad((dense != 0).sum(dim=1).cumsum(0), (1, 0))
+    wanted_col, wanted_row = dense.T.nonzero(as_tuple=True)
+    for threads, rows_per_call, entries_per_call in ((1, 999, 999), (2, 8, 7), (4, 33, 50)):
+        torch.set_num_threads(threads)
+        monkeypatch.setattr(sparse, "_ROWS_PER_CALL", rows_per_call)
+        monkeypatch.setattr(sparse, "_ENTRIES_PER_CALL", entries_per_call)
+        colptr, rows, values = sparse.transpose(rowptr, col.int(), dense[row, col], 41)
+        assert torch.equal(rows.long(), wanted_row)
+        assert torch.equal(values, dense.T[wanted_col, wanted_row])
+        assert torch.equal(colptr, torch.nn.functional.pad((dense.T != 0).sum(dim=1).cumsum(0), (1, 0)))
+
+
+@pytest.mark.parametrize("stage", ["k_reciprocal", "expand_query", "transpose", "jaccard_distance"])
+def test_ctrl_c_ends_each_stage_within_a_second(
+    clustered: Callable[..., Tensor],
+    interrupted: Callable[..., float],
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+) -> None:
+    features = clustered(3000)
     neighbors = mlt_ops.knn(features, 30)
-    monkeypatch.setattr(sparse, "_ROWS_PER_CALL", 1)  # as long as a job of millions of rows
-    main_thread = threading.main_thread().ident
-    assert main_thread is not None
-    timer = threading.Timer(0.02, signal.pthread_kill, (main_thread, signal.SIGINT))
-
-    def work() -> None:
-        for _ in range(1000):
-            mlt_ops.jaccard_distance(features, max_distance=0.6, neighbors=neighbors)
-
-    begin = time.perf_counter()
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        work()
-    assert time.perf_counter() - begin < 1
+    sets = mlt_ops.k_reciprocal(features, neighbors, k1=30)
+    monkeypatch.setattr(sparse, "_ROWS_PER_CALL", 1)  # as many calls as a job of tens of millions of rows
+    calls: dict[str, Callable[[], object]] = {
+        "k_reciprocal": lambda: mlt_ops.k_reciprocal(features, neighbors, k1=30),
+        "expand_query": lambda: mlt_ops.expand_query(sets, neighbors, k2=6),
+        "transpose": lambda: sparse.transpose(sets.rowptr, sets.col, sets.value, 3000),
+        "jaccard_distance": lambda: mlt_ops.jaccard_distance(features, max_distance=0.6, neighbors=neighbors),
+    }
+    assert interrupted(lambda: [calls[stage]() for _ in range(10_000)]) < 1
 
 
 @pytest.mark.parametrize(

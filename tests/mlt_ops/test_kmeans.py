@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -151,6 +153,30 @@ def test_a_prefix_of_a_seeding_starts_a_smaller_run(device: torch.device) -> Non
     assert shared.inertia <= 1.3 * mlt_ops.kmeans(features, 9, num_restarts=5).inertia
 
 
+@pytest.mark.parametrize("num_clusters", [1, 7, 25])
+def test_faiss_may_assign(num_clusters: int) -> None:
+    pytest.importorskip("faiss")
+    features = blobs(700, 24, 25)
+    own = mlt_ops.kmeans(features, num_clusters, num_restarts=2)
+    other = mlt_ops.kmeans(features, num_clusters, num_restarts=2, backend="faiss")
+    assert torch.equal(other.labels, own.labels)
+    torch.testing.assert_close(other.centroids, own.centroids)
+    assert other.labels.dtype == torch.int64
+
+
+def test_faiss_assigns_where_clusters_run_empty() -> None:
+    pytest.importorskip("faiss")
+    features = torch.tensor([[0.0], [1.0], [2.0], [50.0]])
+    init = torch.tensor([[0.0], [2.0], [1000.0]])
+    own, other = (mlt_ops.kmeans(features, 3, init=init, backend=backend) for backend in ("torch", "faiss"))
+    assert other.labels.tolist() == own.labels.tolist()
+
+
+def test_ctrl_c_ends_it_within_a_second(interrupted: Callable[..., float]) -> None:
+    features = blobs(20_000, 512, 50)
+    assert interrupted(lambda: [mlt_ops.kmeans(features, 500) for _ in range(100)]) < 1
+
+
 def test_the_seeding_finds_separated_clusters(device: torch.device) -> None:
     centres = 100 * torch.eye(10, device=device)
     features = centres.repeat_interleave(8, dim=0) + torch.randn(80, 10).to(device)
@@ -176,6 +202,7 @@ def test_other_dtypes_and_gradients(device: torch.device, dtype: torch.dtype) ->
         (torch.zeros(4, 2), {"num_clusters": 0}, "got 0"),
         (torch.zeros(4, 2), {"num_clusters": 2, "max_iter": 0}, "num_restarts and max_iter must be >= 1, got 1 and 0"),
         (torch.zeros(4, 2), {"num_clusters": 2, "num_restarts": 0}, "got 0 and 300"),
+        (torch.zeros(4, 2), {"num_clusters": 2, "backend": "annoy"}, "must be 'torch', or 'faiss' on the CPU"),
         (torch.zeros(4, 2), {"num_clusters": 2, "init": torch.zeros(3, 2)}, r"init must be \[2, 2\], got \[3, 2\]"),
         (torch.zeros(4, 2), {"num_clusters": 2, "init": torch.zeros(2, 2), "num_restarts": 2}, "must be 1, got 2"),
     ],

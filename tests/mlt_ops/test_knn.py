@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import mlt_ops
-from mlt_ops import reference
+from mlt_ops import _search, reference
 
 
 def clustered(num_rows: int, dim: int, seed: int = 0) -> Tensor:
@@ -69,20 +73,186 @@ def test_distances_are_symmetric_bit_for_bit(device: torch.device) -> None:
 
 def test_the_memory_budget_does_not_change_the_result(device: torch.device) -> None:
     features = clustered(300, 33).to(device)
-    whole, parts = mlt_ops.knn(features, 12), mlt_ops.knn(features, 12, max_memory=64 * 300 * 7)
+    whole, parts = mlt_ops.knn(features, 12), mlt_ops.knn(features, 12, max_memory=96 * 300 * 7)
     assert torch.equal(whole.index, parts.index)
     assert torch.equal(whole.distance, parts.distance)
+
+
+@pytest.mark.parametrize("crowded", [False, True])
+def test_the_memory_budget_is_kept(peak_bytes: Callable[..., int], crowded: bool) -> None:
+    num_rows, dim, k, budget = 600, 32, 10, 1 << 19
+    features = torch.ones(num_rows, dim) if crowded else clustered(num_rows, dim)
+    beside = num_rows * (4 * (dim + 1) + 12 * k + 8 * (k + 16) + 4 + 8)  # copy, result, candidates, itself, doubtful
+    assert peak_bytes(lambda: mlt_ops.knn(features, k, max_memory=budget)) <= budget + beside
+
+
+def test_ctrl_c_ends_it_within_a_second(interrupted: Callable[..., float]) -> None:
+    features = clustered(9000, 1024)
+    assert interrupted(lambda: [mlt_ops.knn(features, 10) for _ in range(100)]) < 1
 
 
 @pytest.mark.usefixtures("restore_threads")
 def test_the_number_of_threads_does_not_change_the_result() -> None:
     features = clustered(500, 128)
+    found = []
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        found.append(mlt_ops.knn(features, 20))
+    for other in found[1:]:
+        assert_same_bits(other, found[0])
+
+
+def near_duplicates(num_rows: int, dim: int) -> Tensor:
+    """Crowds of rows within 1e-6 of one another, far closer than products of their float32 rows can tell."""
+    generator = torch.Generator().manual_seed(3)
+    centres = torch.nn.functional.normalize(torch.randn(3, dim, generator=generator))
+    rows = centres[torch.randint(3, (num_rows,), generator=generator)]
+    return rows + 1e-6 / dim**0.5 * torch.randn(num_rows, dim, generator=generator)
+
+
+def exhaustive(features: Tensor, k: int) -> mlt_ops.Neighbors:
+    """The definition: measure all pairs in float32, sort by (itself first, distance, index)."""
+    num_rows = len(features)
+    pair = torch.cartesian_prod(*2 * [torch.arange(num_rows, dtype=torch.int32, device=features.device)])
+    pair = pair.reshape(-1, 2)
+    dense = _search.measure(features, features, *pair.T.contiguous()).view(num_rows, num_rows)
+    index = dense.clone().fill_diagonal_(-1).argsort(dim=1, stable=True)[:, :k]
+    return mlt_ops.Neighbors(dense.gather(1, index), index)
+
+
+def assert_same_bits(one: mlt_ops.Neighbors, other: mlt_ops.Neighbors) -> None:
+    assert torch.equal(one.index, other.index)
+    assert torch.equal(one.distance, other.distance)
+
+
+@pytest.mark.parametrize("backend", ["torch", "faiss"])
+def test_near_duplicates_are_searched_again_until_they_are_exact(device: torch.device, backend: Any) -> None:
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+        if device.type == "cuda":
+            pytest.skip("faiss searches on the CPU")
+    features = near_duplicates(300, 256).to(device)
+    stats: dict[str, int] = {}
+    assert_same_bits(mlt_ops.knn(features, 10, backend=backend, stats=stats), exhaustive(features, 10))
+    assert stats["doubtful"] == 300  # a hundred rows of a crowd are nearer than the rounding error
+    budget = 96 * 300 * 7
+    assert_same_bits(mlt_ops.knn(features, 10, backend=backend, max_memory=budget), exhaustive(features, 10))
+    mlt_ops.knn(clustered(300, 256).to(device), 10, backend=backend, stats=stats)
+    assert stats["doubtful"] == 0
+
+
+def test_candidates_alone_would_be_wrong_for_near_duplicates(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test above would not see a search that leaves doubtful rows as they are, if candidates were right anyway."""
+    features = near_duplicates(300, 256).to(device)
+    monkeypatch.setattr(mlt_ops.knn.__globals__["_Search"], "settle_again", lambda self, which: None)
+    assert not torch.equal(mlt_ops.knn(features, 10).index, exhaustive(features, 10).index)
+
+
+@pytest.mark.parametrize("num_rows", [40, 700])
+@pytest.mark.parametrize("k", [1, 7])
+def test_tiles_give_what_an_exhaustive_search_gives(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, num_rows: int, k: int
+) -> None:
+    features = clustered(num_rows, 48).to(device)
+    found = [mlt_ops.knn(features, k)]
+    monkeypatch.setitem(mlt_ops.knn.__globals__["_TILE"], device.type, 33)  # many tiles, the last ones smaller
+    found += [mlt_ops.knn(features, k), mlt_ops.knn(features[5:], k, queries=features)]
+    assert_same_bits(found[0], exhaustive(features, k))
+    assert_same_bits(found[1], found[0])
+    assert_equals_reference(found[2], features[5:], k, features)
+
+
+def test_one_far_row_does_not_make_the_others_doubtful(device: torch.device) -> None:
+    features = clustered(200, 32)
+    features[17] *= 1000
+    stats: dict[str, int] = {}
+    assert_same_bits(mlt_ops.knn(features, 5, stats=stats), exhaustive(features, 5))
+    assert stats["doubtful"] <= 1
+
+
+def test_lower_bounds_hold(device: torch.device) -> None:
+    for dim, scale in ((1, 1.0), (3, 1e4), (256, 1e-3), (2048, 1.0)):
+        features = (scale * clustered(60, dim)).to(device)
+        centred = _search.Centred.of(features, features.mean(dim=0))
+        bounds = _search.lower_bounds(centred, centred)
+        found = exhaustive(features, 60)
+        assert (bounds <= torch.empty_like(bounds).scatter_(1, found.index, found.distance)).all()
+        error = 2.5 * _search.relative_error(dim) * 2 * centred.norms.max()
+        assert (bounds >= torch.empty_like(bounds).scatter_(1, found.index, found.distance) - error).all()
+
+
+@pytest.mark.parametrize("dim", [1, 31, 32, 33, 200])
+def test_pairs_are_measured_alike_without_the_extension(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, dim: int
+) -> None:
+    features = clustered(90, dim).to(device)
+    with_extension = mlt_ops.knn(features, 12)
+    monkeypatch.setattr(_search, "has_extension", lambda: False)
+    monkeypatch.setattr(_search, "has_cuda", lambda device: False)
+    monkeypatch.setattr(_search, "_PAIRS_IN_CACHE", 7)
+    assert_same_bits(mlt_ops.knn(features, 12), with_extension)
+
+
+def search_in_group(rank: int, folder: str) -> None:
+    """One process of two; the second also passes other features than the first, which must be refused."""
+    import torch.distributed as dist
+
     torch.set_num_threads(1)
-    one = mlt_ops.knn(features, 20)
-    torch.set_num_threads(2)
-    two = mlt_ops.knn(features, 20)
-    assert torch.equal(one.index, two.index)
-    assert torch.equal(one.distance, two.distance)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    stats: dict[str, int] = {}
+    found = {}
+    for name, features, queries in group_cases():
+        found[name] = tuple(mlt_ops.knn(features, 6, queries=queries, group=dist.group.WORLD, stats=stats))
+        found[name] += (torch.tensor(stats["doubtful"]),)
+    with pytest.raises(ValueError, match="all processes of the group must pass the same arguments"):
+        mlt_ops.knn(clustered(20, 4, seed=rank), 3, group=dist.group.WORLD)
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def group_cases() -> list[tuple[str, Tensor, Tensor | None]]:
+    return [
+        ("odd number of rows", clustered(101, 16), None),
+        ("queries", clustered(60, 16), clustered(15, 16, seed=1)),
+        ("fewer queries than processes", clustered(60, 16), clustered(1, 16, seed=1)),
+        ("near duplicates", near_duplicates(90, 32), None),
+    ]
+
+
+def test_processes_share_the_search(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(search_in_group, args=(str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for name, features, queries in group_cases():
+        stats: dict[str, int] = {}
+        alone = mlt_ops.knn(features, 6, queries=queries, stats=stats)
+        for found in both:
+            assert_same_bits(mlt_ops.Neighbors(*found[name][:2]), alone)
+            assert int(found[name][2]) == stats["doubtful"]
+    assert stats["doubtful"] > 0
+
+
+@pytest.mark.skipif(not mlt_ops.has_extension(), reason=mlt_ops.describe_build())
+def test_opcheck(device: torch.device) -> None:
+    rows = clustered(20, 5).to(device)
+    pairs = torch.arange(20, dtype=torch.int32, device=device), torch.arange(20, dtype=torch.int32, device=device)
+    torch.library.opcheck(torch.ops.mlt_ops.pair_distance.default, (rows, rows, *pairs))
+    if device.type == "cpu":  # on CUDA torch.topk does it
+        kept = torch.full((5, 3), torch.inf), torch.zeros(5, 3, dtype=torch.int32)
+        torch.library.opcheck(torch.ops.mlt_ops.merge_nearest.default, (rows, 0, True, *kept))
+
+
+@pytest.mark.skipif(not mlt_ops.has_extension(), reason=mlt_ops.describe_build())
+def test_the_operators_check_their_arguments() -> None:
+    rows, numbers = torch.ones(4, 3), torch.zeros(4, dtype=torch.int32)
+    kept = torch.ones(4, 2), torch.zeros(4, 2, dtype=torch.int32)
+    with pytest.raises(RuntimeError, match="pair_distance: query and row must be equally long, got 4 and 3"):
+        torch.ops.mlt_ops.pair_distance(rows, rows, numbers, numbers[:3])
+    with pytest.raises(RuntimeError, match="queries and rows must be equally wide, got 3 and 2"):
+        torch.ops.mlt_ops.pair_distance(rows, torch.ones(4, 2), numbers, numbers)
+    with pytest.raises(RuntimeError, match="distance and index must have 3 rows, got 4 and 4"):
+        torch.ops.mlt_ops.merge_nearest(rows, 0, True, *kept)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -126,8 +296,7 @@ def test_no_queries_give_no_rows(device: torch.device) -> None:
 def test_cuda_finds_what_the_cpu_finds() -> None:
     features = clustered(400, 96)
     cpu, cuda = mlt_ops.knn(features, 20), mlt_ops.knn(features.cuda(), 20)
-    torch.testing.assert_close(cuda.distance.cpu(), cpu.distance, rtol=1e-5, atol=0)
-    assert (cuda.index.cpu() != cpu.index).float().mean() < 1e-3  # sums may round differently
+    assert_same_bits(mlt_ops.Neighbors(cuda.distance.cpu(), cuda.index.cpu()), cpu)
 
 
 @pytest.mark.parametrize(
@@ -141,10 +310,11 @@ def test_cuda_finds_what_the_cpu_finds() -> None:
         (torch.zeros(5, 2), {"k": 0}, "got 0"),
         (torch.zeros(5, 2), {"k": 1, "queries": torch.zeros(1, 3)}, "must share D and device, got D=3"),
         (torch.zeros(5, 2), {"k": 1, "queries": torch.tensor([[0, float("inf")]])}, "queries must be finite"),
-        (torch.zeros(5, 2), {"k": 1, "max_memory": 100}, "max_memory=100 bytes is too little, one row needs 320"),
+        (torch.zeros(5, 2), {"k": 1, "backend": "annoy"}, "backend must be 'auto', 'torch' or 'faiss', got 'annoy'"),
+        (torch.zeros(5, 2), {"k": 1, "max_memory": 100}, "max_memory=100 bytes is too little, one row needs 480"),
     ],
 )
-def test_errors(features: Tensor, options: dict, message: str) -> None:
+def test_errors(features: Tensor, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mlt_ops.knn(features, **options)
 

@@ -19,7 +19,8 @@ FLOORS = {
     **dict.fromkeys(["mlt.adapters", "mlt.components", "mlt.api", "mlt"], 4),
 }
 MAY_USE_OPS = {"mlt.modeling", "mlt.clustering", "mlt.evaluation", "mlt.engine", "mlt.adapters", "mlt.api"}
-OPS_MAY_USE = {"torch", "numpy", "scipy"}  # and the standard library; scipy only inside SparseRows.to_scipy()
+# And the standard library. Only inside functions: scipy in SparseRows.to_scipy(), faiss where backend="faiss" asks.
+OPS_MAY_USE = {"torch", "numpy", "scipy", "faiss"}
 FASTREID_DOOR = MLT / "adapters/fastreid.py"
 
 

@@ -13,14 +13,36 @@
 namespace mlt_ops {
 namespace {
 
+constexpr int64_t kRowsOfTask = 4096;
+
 std::vector<uint8_t> find_core_points(const Csr& rows, int64_t num_rows, float eps, int64_t min_samples) {
   std::vector<uint8_t> core(num_rows);
-  for (int64_t i = 0; i < num_rows; ++i) {
-    int64_t neighbors = 1;  // a point is its own neighbour, stored or not
-    for (int64_t p = rows.rowptr[i]; p < rows.rowptr[i + 1]; ++p) neighbors += rows.col[p] != i && rows.value[p] <= eps;
-    core[i] = neighbors >= min_samples;
-  }
+  torch::stable::parallel_for(0, num_rows, kRowsOfTask, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      int64_t neighbors = 1;  // a point is its own neighbour, stored or not
+      for (int64_t p = rows.rowptr[i]; p < rows.rowptr[i + 1]; ++p) {
+        neighbors += rows.col[p] != i && rows.value[p] <= eps;
+      }
+      core[i] = neighbors >= min_samples;
+    }
+  });
   return core;
+}
+
+// Stores in `parent` the smallest root among the core points within reach of each other point, or -1.
+void place_border_points(const Csr& rows, int64_t num_rows, float eps, const std::vector<uint8_t>& core,
+                         int32_t* parent) {
+  constexpr int32_t kNone = std::numeric_limits<int32_t>::max();
+  torch::stable::parallel_for(0, num_rows, kRowsOfTask, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (core[i]) continue;
+      int32_t smallest = kNone;
+      for (int64_t p = rows.rowptr[i]; p < rows.rowptr[i + 1]; ++p) {
+        if (rows.value[p] <= eps && core[rows.col[p]]) smallest = std::min(smallest, parent[rows.col[p]]);
+      }
+      parent[i] = smallest == kNone ? -1 : smallest;
+    }
+  });
 }
 
 void join(int32_t* parent, int32_t a, int32_t b) {
@@ -49,15 +71,7 @@ Tensor dbscan_cpu(const Tensor& rowptr, const Tensor& col, const Tensor& value, 
   for (int64_t i = 0; i < num_rows; ++i) {
     if (core[i]) parent[i] = root_of(parent, static_cast<int32_t>(i));
   }
-  constexpr int32_t kNone = std::numeric_limits<int32_t>::max();
-  for (int64_t i = 0; i < num_rows; ++i) {
-    if (core[i]) continue;
-    int32_t smallest = kNone;
-    for (int64_t p = rows.rowptr[i]; p < rows.rowptr[i + 1]; ++p) {
-      if (rows.value[p] <= radius && core[rows.col[p]]) smallest = std::min(smallest, parent[rows.col[p]]);
-    }
-    parent[i] = smallest == kNone ? -1 : smallest;
-  }
+  place_border_points(rows, num_rows, radius, core, parent);
   return root;
 }
 

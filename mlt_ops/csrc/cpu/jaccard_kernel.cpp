@@ -26,36 +26,34 @@ RowsOfTensors jaccard_cpu(const Tensor& rowptr, const Tensor& col, const Tensor&
   });
 }
 
-// The matrix by columns: a counting sort, in which the rows of a column stay in ascending order.
-RowsOfTensors transpose_cpu(const Tensor& rowptr, const Tensor& col, const Tensor& value, int64_t num_cols) {
-  check_csr("transpose", rowptr, col, value);
+// Puts the rows begin..end of a matrix into its columns: a counting sort, of which `next` holds the next free place of
+// each column. A thread fills its own range of columns, so rows stay in ascending order at any number of threads.
+void scatter_columns_cpu(const Tensor& rowptr, const Tensor& col, const Tensor& value, int64_t begin, int64_t end,
+                         Tensor next, Tensor row, Tensor row_value) {
+  check_scatter_columns_args(rowptr, col, value, begin, end, next, row, row_value);
   const Csr rows = csr_of(rowptr, col, value);
-  const int64_t num_rows = rowptr.size(0) - 1;
-  Tensor colptr = new_tensor(value, num_cols + 1, ScalarType::Long);
-  Tensor row = new_tensor(value, col.size(0), ScalarType::Int);
-  Tensor row_value = new_tensor(value, col.size(0), ScalarType::Float);
-  int64_t* ptr = colptr.mutable_data_ptr<int64_t>();
+  int64_t* next_ptr = next.mutable_data_ptr<int64_t>();
   int32_t* row_ptr = row.mutable_data_ptr<int32_t>();
   float* value_ptr = row_value.mutable_data_ptr<float>();
-
-  std::fill(ptr, ptr + num_cols + 1, 0);
-  for (int64_t p = 0; p < col.size(0); ++p) ++ptr[rows.col[p] + 1];
-  for (int64_t c = 0; c < num_cols; ++c) ptr[c + 1] += ptr[c];
-  std::vector<int64_t> next(ptr, ptr + num_cols);
-  for (int64_t i = 0; i < num_rows; ++i) {
-    for (int64_t p = rows.rowptr[i]; p < rows.rowptr[i + 1]; ++p) {
-      const int64_t place = next[rows.col[p]]++;
-      row_ptr[place] = static_cast<int32_t>(i);
-      value_ptr[place] = rows.value[p];
+  const int64_t num_cols = next.size(0), num_ranges = torch::stable::get_num_threads();
+  torch::stable::parallel_for(0, num_ranges, 1, [&](int64_t first, int64_t last) {
+    const auto low = static_cast<int32_t>(num_cols * first / num_ranges);
+    const auto high = static_cast<int32_t>(num_cols * last / num_ranges);
+    for (int64_t i = begin; i < end; ++i) {
+      const int32_t* row_end = rows.col + rows.rowptr[i + 1];
+      for (const int32_t* c = std::lower_bound(rows.col + rows.rowptr[i], row_end, low); c < row_end && *c < high; ++c) {
+        const int64_t place = next_ptr[*c]++;
+        row_ptr[place] = static_cast<int32_t>(i);
+        value_ptr[place] = rows.value[c - rows.col];
+      }
     }
-  }
-  return {colptr, row, row_value};
+  });
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mlt_ops, CPU, m) {
   m.impl("expand_query", TORCH_BOX(&expand_query_cpu));
   m.impl("jaccard", TORCH_BOX(&jaccard_cpu));
-  m.impl("transpose", TORCH_BOX(&transpose_cpu));
+  m.impl("scatter_columns", TORCH_BOX(&scatter_columns_cpu));
 }
 
 }  // namespace mlt_ops

@@ -6,28 +6,10 @@
 #include <vector>
 
 #include "arithmetic.h"
+#include "cpu/distance.h"
 #include "cpu/rows.h"
 
 namespace mlt_ops {
-
-inline float squared_distance(const float* a, const float* b, int64_t dim) {
-  float lane[kLanes] = {};
-  int64_t d = 0;
-  for (; d + kLanes <= dim; d += kLanes) {
-    for (int i = 0; i < kLanes; ++i) {
-      const float difference = a[d + i] - b[d + i];
-      lane[i] += difference * difference;
-    }
-  }
-  for (int i = 0; d + i < dim; ++i) {
-    const float difference = a[d + i] - b[d + i];
-    lane[i] += difference * difference;
-  }
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  }
-  return lane[0];
-}
 
 // Row i's neighbours that have i among theirs, within the first `width` of k columns; -1 in place of the others.
 inline void mutual_row(const int32_t* index, int64_t k, int64_t width, int64_t i, int32_t* mutual) {

@@ -13,7 +13,6 @@ namespace mlt_ops {
 namespace {
 
 constexpr int64_t kSharedCapacity = 4096;        // columns, 32 KiB: several blocks fit on a multiprocessor
-constexpr int64_t kTableBytes = int64_t{1} << 28;  // for all tables in global memory together
 
 struct Csr {
   const int64_t* rowptr;
@@ -168,7 +167,7 @@ void launch(const Sum& sum, const Tensor& like, int64_t begin, int64_t num_rows,
   const cudaStream_t stream = current_stream(like);
   // No list is longer than num_cols and no row has more columns, so that twice as many always fit (accumulate).
   const int64_t largest = table_capacity(2 * num_cols);
-  const int64_t num_tables = std::clamp<int64_t>(kTableBytes / (8 * largest), 1, std::min<int64_t>(num_rows, 512));
+  const int64_t num_tables = std::clamp<int64_t>(kWorkspaceBytes / (8 * largest), 1, std::min<int64_t>(num_rows, 512));
   const Tensor rows = torch::stable::new_zeros(like, {num_rows + 1}, ScalarType::Int);
   const Tensor keys = new_tensor(like, num_tables * largest, ScalarType::Int);
   const Tensor sums = new_tensor(like, num_tables * largest, ScalarType::Float);

@@ -1,10 +1,12 @@
-// Mutual neighbours and k-reciprocal sets. A block takes a row and keeps two sets in shared memory: the row's mutual
-// neighbours, and those with what expansion adds; a warp measures a distance with 32 partial sums, as the CPU does.
-// Members are sorted before their weights are added, so the result equals the CPU's. Not yet run on a GPU.
+// Mutual neighbours and k-reciprocal sets. A block takes a row and keeps two sets in shared memory (in global memory, with
+// fewer blocks, where k1 is too large for that): the row's mutual neighbours, and those with what expansion adds; a warp
+// measures a distance. Members are sorted before their weights are added, so the result equals the CPU's. Not yet run on
+// a GPU.
 #include <torch/csrc/stable/library.h>
 
 #include "arithmetic.h"
 #include "checks.h"
+#include "cuda/distance.cuh"
 #include "cuda/row_table.cuh"
 #include "cuda/rows.cuh"
 
@@ -30,7 +32,7 @@ struct Input {
   int64_t dim, k, full_width, half_width;
 };
 
-// Shared memory of a block.
+// Working memory of a block.
 struct Sets {
   int32_t *own, *all;          // hash tables: mutual neighbours; those and the expansion
   int32_t *member, *sorted;    // the latter as lists
@@ -41,7 +43,7 @@ struct Sets {
 struct Layout {
   int64_t max_members, own_capacity, all_capacity;
 
-  size_t bytes() const { return 4 * (own_capacity + all_capacity + 3 * max_members); }
+  __host__ __device__ int64_t words() const { return own_capacity + all_capacity + 3 * max_members; }
 };
 
 __device__ Sets sets_in(int32_t* memory, const Layout& layout) {
@@ -110,22 +112,16 @@ __device__ float distance_to(const Input& in, int64_t row, int32_t other) {
     const unsigned found = __ballot_sync(kFullWarp, here);
     if (found != 0) return in.distance[row * in.k + first + __ffs(found) - 1];
   }
-  const float *a = in.features + row * in.dim, *b = in.features + other * in.dim;
-  float total = 0.f;
-  for (int64_t d = lane; d < in.dim; d += kLanes) {
-    const float difference = a[d] - b[d];
-    total += difference * difference;
-  }
-  for (int half = kLanes / 2; half > 0; half /= 2) total += __shfl_xor_sync(kFullWarp, total, half);
-  return total;
+  return squared_distance(in.features + row * in.dim, in.features + other * in.dim, in.dim);
 }
 
-__global__ void k_reciprocal_kernel(Input in, Layout layout, int64_t begin, int64_t num_rows, int64_t* count,
-                                    const int64_t* offset, int32_t* col, float* value) {
-  extern __shared__ int32_t memory[];
+// workspace: null, or layout.words() of global memory for each block.
+__global__ void k_reciprocal_kernel(Input in, Layout layout, int32_t* workspace, int64_t begin, int64_t num_rows,
+                                    int64_t* count, const int64_t* offset, int32_t* col, float* value) {
+  extern __shared__ int32_t shared[];
   __shared__ int32_t num_own, num_members;
   __shared__ float total;
-  const Sets sets = sets_in(memory, layout);
+  const Sets sets = sets_in(workspace == nullptr ? shared : workspace + blockIdx.x * layout.words(), layout);
   for (int64_t place = blockIdx.x; place < num_rows; place += gridDim.x) {
     const int64_t row = begin + place;
     find_members(in, row, sets, &num_own, &num_members);
@@ -153,18 +149,30 @@ __global__ void k_reciprocal_kernel(Input in, Layout layout, int64_t begin, int6
   }
 }
 
-Layout layout_for(const Input& in, int64_t num_rows) {
-  const int64_t max_members = std::min(in.full_width * (in.half_width + 1) + 1, num_rows);
+// Where the sets live and how many blocks work at a time.
+struct Plan {
+  Layout layout;
+  size_t shared_bytes;
+  Tensor workspace;
+  int32_t* workspace_ptr;
+  int64_t blocks;
+};
+
+Plan plan_for(const Input& in, const Tensor& features, int64_t num_rows) {
+  const int64_t max_members = std::min(in.full_width * (in.half_width + 1) + 1, features.size(0));
   const Layout layout{max_members, table_capacity(in.full_width), table_capacity(max_members)};
-  int device = 0, available = 0;
-  STD_CUDA_CHECK(cudaGetDevice(&device));
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  const int64_t needed = static_cast<int64_t>(layout.bytes()) + 64;
-  STD_TORCH_CHECK(needed <= available, "k_reciprocal: k1 is too large for this GPU, its sets take up to ", needed,
-                  " bytes of shared memory, there are ", available, ". Use a smaller k1 or the CPU.");
-  STD_CUDA_CHECK(cudaFuncSetAttribute(k_reciprocal_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      static_cast<int>(layout.bytes())));
-  return layout;
+  int available = 0;
+  STD_CUDA_CHECK(
+      cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerBlockOptin, features.get_device_index()));
+  const int64_t bytes = 4 * layout.words();
+  if (bytes + 64 <= available) {
+    STD_CUDA_CHECK(cudaFuncSetAttribute(k_reciprocal_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        static_cast<int>(bytes)));
+    return {layout, static_cast<size_t>(bytes), new_tensor(features, 0, ScalarType::Int), nullptr, num_blocks(num_rows)};
+  }
+  const int64_t blocks = std::clamp<int64_t>(kWorkspaceBytes / bytes, 1, std::min<int64_t>(num_rows, 512));
+  Tensor workspace = new_tensor(features, blocks * layout.words(), ScalarType::Int);
+  return {layout, 0, workspace, workspace.mutable_data_ptr<int32_t>(), blocks};
 }
 
 }  // namespace
@@ -193,17 +201,17 @@ RowsOfTensors k_reciprocal_cuda(const Tensor& features, const Tensor& distance, 
                  full.const_data_ptr<int32_t>(),   half.const_data_ptr<int32_t>(),   scale.const_data_ptr<float>(),
                  features.size(1),                 index.size(1),                    full.size(1),
                  half.size(1)};
-  const Layout layout = layout_for(in, features.size(0));
-  k_reciprocal_kernel<<<num_blocks(num_rows), kRowThreads, layout.bytes(), stream>>>(
-      in, layout, begin, num_rows, count.mutable_data_ptr<int64_t>(), nullptr, nullptr, nullptr);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  const Plan plan = plan_for(in, features, num_rows);
+  const auto launch = [&](int64_t* counts, const int64_t* offsets, int32_t* cols, float* values) {
+    k_reciprocal_kernel<<<plan.blocks, kRowThreads, plan.shared_bytes, stream>>>(
+        in, plan.layout, plan.workspace_ptr, begin, num_rows, counts, offsets, cols, values);
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  };
+  launch(count.mutable_data_ptr<int64_t>(), nullptr, nullptr, nullptr);
   const Tensor offset = offsets_of(count, stream);
   const int64_t nnz = last_element(offset, stream);
   Tensor col = new_tensor(features, nnz, ScalarType::Int), value = new_tensor(features, nnz, ScalarType::Float);
-  k_reciprocal_kernel<<<num_blocks(num_rows), kRowThreads, layout.bytes(), stream>>>(
-      in, layout, begin, num_rows, nullptr, offset.const_data_ptr<int64_t>(), col.mutable_data_ptr<int32_t>(),
-      value.mutable_data_ptr<float>());
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  launch(nullptr, offset.const_data_ptr<int64_t>(), col.mutable_data_ptr<int32_t>(), value.mutable_data_ptr<float>());
   return {count, col, value};
 }
 

@@ -14,7 +14,6 @@ namespace mlt_ops {
 using RowsOfTensors = std::tuple<Tensor, Tensor, Tensor>;
 
 constexpr int kRowThreads = 128;  // one block works on one row
-constexpr unsigned kFullWarp = 0xffffffffu;
 
 inline Tensor new_tensor(const Tensor& like, int64_t size, ScalarType type) {
   return torch::stable::new_empty(like, {size}, type);

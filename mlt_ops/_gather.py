@@ -1,0 +1,69 @@
+"""Rows shared among the processes of a group: who computes which, and everything for everyone."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def share_of_rank(num_rows: int, group: dist.ProcessGroup) -> slice:
+    """The rows that this process computes, neighbouring ones.
+
+    Args:
+        num_rows: Q, rows of all processes together.
+        group: the processes.
+    """
+    share = -(-num_rows // dist.get_world_size(group))
+    begin = min(dist.get_rank(group) * share, num_rows)
+    return slice(begin, min(begin + share, num_rows))
+
+
+def gather_rows(mine: Tensor, num_rows: int, group: dist.ProcessGroup) -> Tensor:
+    """All rows [Q, ...] from each process's share, on every process.
+
+    Args:
+        mine: the rows of `share_of_rank`.
+        num_rows: Q.
+        group: the processes.
+    """
+    share = -(-num_rows // dist.get_world_size(group))  # shares must be equally long to travel: the last are padded
+    padded = torch.nn.functional.pad(mine, (0, 0, 0, share - len(mine)))
+    parts = [torch.empty_like(padded) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, padded, group=group)
+    return torch.cat(parts)[:num_rows]
+
+
+def check_same_everywhere(op: str, numbers: list[float], device: torch.device, group: dist.ProcessGroup) -> None:
+    """Refuse processes that were called with different arguments, on all of them.
+
+    Args:
+        op: the operator, for the message.
+        numbers: what must be equal, such as sizes and sums of inputs.
+        device: where the group's backend takes tensors.
+        group: the processes.
+
+    Raises:
+        ValueError: a number differs between two processes.
+    """
+    mine = torch.tensor(numbers, dtype=torch.float64, device=device)
+    everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(everyone, mine, group=group)
+    if any(not torch.equal(theirs, everyone[0]) for theirs in everyone):
+        raise ValueError(
+            f"{op}: all processes of the group must pass the same arguments, but sizes or contents differ: "
+            f"{[theirs.tolist() for theirs in everyone]}. Gather the features before the search."
+        )
+
+
+def total(mine: int, device: torch.device, group: dist.ProcessGroup) -> int:
+    """Sum of a number over the processes.
+
+    Args:
+        mine: this process's number.
+        device: where the group's backend takes tensors.
+        group: the processes.
+    """
+    number = torch.tensor(mine, device=device)
+    dist.all_reduce(number, group=group)
+    return int(number)

@@ -1,0 +1,163 @@
+"""The parts of the neighbour search: bounds from matrix products, the nearest of many tiles, exact distances."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlt_ops._library import has_cuda, has_extension
+
+_UNIT_ROUNDOFF = 2.0**-24  # of float32
+_LANES = 32  # partial sums of a distance, as in csrc/arithmetic.h
+_PAIRS_IN_CACHE = 512  # pairs that the fallback measures at a time
+
+
+class Centred(NamedTuple):
+    """Rows minus a common point, which leaves distances but makes rounding errors small, and their squared norms."""
+
+    base: Tensor
+    norms: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, center: Tensor) -> Centred:
+        """Centre rows [N, D] on a point [D]."""
+        base = rows - center
+        return cls(base, base.square().sum(dim=1))
+
+    def part(self, rows: slice | Tensor) -> Centred:
+        """Some of the rows."""
+        return Centred(self.base[rows], self.norms[rows])
+
+
+def relative_error(dim: int) -> float:
+    """Bound e: distances measured here and those from norms and products differ by at most e (|x|^2 + |y|^2).
+
+    Two norms and twice a product, each a float32 sum of D terms in any order (Higham, Accuracy and Stability of
+    Numerical Algorithms, section 3.1), make 2 D units of roundoff, the measured distance D / 16, subtracting the center
+    and the last additions a few more: 4 D + 32 leaves a margin.
+
+    Args:
+        dim: D.
+    """
+    return (4 * dim + 32) * _UNIT_ROUNDOFF
+
+
+def lower_bounds(left: Centred, right: Centred) -> Tensor:
+    """[Q, N] numbers that no squared distance, as `measure` gives it, is below: products less their rounding error.
+
+    Args:
+        left: Q rows.
+        right: N rows.
+    """
+    kept = 1 - relative_error(left.base.shape[1])
+    bounds = torch.addmm(right.norms * kept, left.base, right.base.T, alpha=-2)
+    return bounds.add_((left.norms * kept).unsqueeze(1))
+
+
+def propose(targets: Centred, rows: Centred, width: int, side: int) -> tuple[Tensor, Tensor]:
+    """The rows of the `width` smallest lower bounds for each target, unsorted: bounds and int32 indices [Q, C].
+
+    Args:
+        targets: Q rows to search for. The same object as `rows`: each product serves both of its rows.
+        rows: N rows to search.
+        width: C, at most N.
+        side: targets and rows of a tile.
+    """
+    itself = targets is rows
+    bounds = targets.norms.new_full((len(targets.norms), width), torch.inf)
+    index = torch.zeros_like(bounds, dtype=torch.int32)
+    for i in range(0, len(bounds), side):
+        left = slice(i, i + side)
+        for j in range(i if itself else 0, len(rows.norms), side):
+            right = slice(j, j + side)
+            tile = lower_bounds(targets.part(left), rows.part(right))
+            _merge(tile, j, False, bounds[left], index[left])
+            if itself and j > i:
+                _merge(tile, i, True, bounds[right], index[right])
+    return bounds, index
+
+
+def _merge(tile: Tensor, first: int, by_column: bool, bounds: Tensor, index: Tensor) -> None:
+    """Keep in `bounds` and `index` the smallest of what they hold and of the tile's rows or columns."""
+    if has_extension() and not tile.is_cuda:
+        torch.ops.mlt_ops.merge_nearest(tile, first, by_column, bounds, index)
+        return
+    values = tile.T if by_column else tile
+    near = values.topk(min(bounds.shape[1], values.shape[1]), dim=1, largest=False, sorted=False)
+    both = torch.cat([bounds, near.values], dim=1)
+    kept = both.topk(bounds.shape[1], dim=1, largest=False, sorted=False)
+    index.copy_(torch.cat([index, near.indices.int() + first], dim=1).gather(1, kept.indices))
+    bounds.copy_(kept.values)
+
+
+def propose_by_faiss(targets: Centred, rows: Centred, width: int, chunk: int) -> tuple[Tensor, Tensor]:
+    """What `propose` gives, by faiss' exact search on the CPU.
+
+    Args:
+        targets: Q rows to search for.
+        rows: N rows to search.
+        width: C, at most N.
+        chunk: targets of one call.
+    """
+    found, index = by_faiss(targets.base, rows.base, width, chunk)
+    error = relative_error(rows.base.shape[1]) * (targets.norms + rows.norms.max())
+    return found - error.unsqueeze(1), index.int()
+
+
+def by_faiss(targets: Tensor, rows: Tensor, width: int, chunk: int) -> tuple[Tensor, Tensor]:
+    """Squared distances and indices [Q, C] of the nearest rows, up to rounding.
+
+    Args:
+        targets: [Q, D] float32 on the CPU.
+        rows: [N, D] likewise.
+        width: C, at most N.
+        chunk: targets of one call.
+    """
+    import faiss  # an optional dependency
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    parts = [faiss.knn(part.numpy(), rows.numpy(), width) for part in targets.split(chunk)]
+    distance, index = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts))
+    return distance, index
+
+
+def measure(queries: Tensor, rows: Tensor, query: Tensor, row: Tensor) -> Tensor:
+    """Squared distances [P] of the pairs (queries[query], rows[row]) as sums of squared differences.
+
+    The order of addition is fixed: the same bits on every device, at any number of threads, with and without extension.
+
+    Args:
+        queries: [Q, D] float32.
+        rows: [N, D] float32.
+        query: [P] int32.
+        row: [P] int32.
+    """
+    if has_cuda(queries.device) if queries.is_cuda else has_extension():
+        return torch.ops.mlt_ops.pair_distance(queries, rows, query, row)
+    pairs = zip(query.split(_PAIRS_IN_CACHE), row.split(_PAIRS_IN_CACHE))
+    return torch.cat([_measure_torch(queries[i], rows[j]) for i, j in pairs])
+
+
+def _measure_torch(left: Tensor, right: Tensor) -> Tensor:
+    """The operator's result without the extension: the same additions in the same order."""
+    lanes = left.new_zeros(len(left), _LANES)
+    for part in (left - right).square_().split(_LANES, dim=1):
+        lanes[:, : part.shape[1]] += part
+    while lanes.shape[1] > 1:
+        half = lanes.shape[1] // 2
+        lanes = lanes[:, :half] + lanes[:, half:]
+    return lanes.squeeze(1)
+
+
+if has_extension():
+
+    @torch.library.register_fake("mlt_ops::merge_nearest")
+    def _fake_merge_nearest(tile: Tensor, first: int, by_column: bool, distance: Tensor, index: Tensor) -> None:
+        return None
+
+    @torch.library.register_fake("mlt_ops::pair_distance")
+    def _fake_pair_distance(queries: Tensor, rows: Tensor, query: Tensor, row: Tensor) -> Tensor:
+        return queries.new_empty(query.shape[0])
