@@ -189,7 +189,7 @@ class TestEvaluation:
 
 @pytest.mark.parametrize("options", [("MEAN_TEACHER.ENABLED", False), ("MEMORY.NAME", "MemoryBank")])
 def test_bad_config(mmt, options):
-    with pytest.raises(ValueError, match="needs MEAN_TEACHER.ENABLED True and takes no memory"):
+    with pytest.raises(ValueError, match=r"needs MEAN_TEACHER\.ENABLED True and takes no memory"):
         mmt(*options)
 
 

@@ -95,7 +95,7 @@ class TestLosses:
 
 class TestOneStep:
     def test_weights_are_kept_with_the_queue_and_weigh_pairs(self, unrn, batch_of, labels):
-        model = unrn()
+        model = unrn("MEAN_TEACHER.RAMP", False)  # so that the teacher stays apart
         batch = batch_of(SOURCE_ROWS, 6, seed=1)
         _, uncertain = weights_of(model, batch)
         model(batch)
