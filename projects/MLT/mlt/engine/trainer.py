@@ -173,15 +173,18 @@ class Trainer(TrainLoop):
         if restart:
             self.model.load_state_dict(self._start)
             zero_moments(self.optimizer)
-        source = self._source_means() if self.source and (restart or self.iter == 0) else None
+        model = self.adaptive
+        source = None
+        if self.loader.source is not None and (model.memory or model.heads.num_source) and (restart or self.iter == 0):
+            source = self._source_means()
         centroids: tuple[Tensor, ...] = ()
         if self.cfg.MODEL.HEADS.INIT == "centroid":
             centroids = cluster_means(normalize(embeddings), labels)
         generator = torch.Generator().manual_seed(self.cfg.SEED + self.iter)
-        self.adaptive.reset_classifiers(labels.num_clusters, centroids, source if centroids else None, generator)
-        zero_moments(self.optimizer, self.adaptive.classifiers)
-        if self.adaptive.memory is not None:
-            self.adaptive.memory.start_round(labels.targets, embeddings, source)
+        model.reset_classifiers(labels.num_clusters, centroids, source if centroids else None, generator)
+        zero_moments(self.optimizer, model.classifiers)
+        if model.memory is not None:
+            model.memory.start_round(labels.targets, embeddings, source)
 
     def _source_means(self) -> Tensor:
         """Mean unit feature of each source identity, [S, C], in the memory's space."""
