@@ -90,6 +90,24 @@ def floor(work: Path) -> dict[str, float]:
     return json.loads((work / "floors.json").read_text().splitlines()[-1])
 
 
+def measure_gap(work: Path, name: str, config: Path, words: Sequence[str]) -> tuple[dict[str, Any], Path]:
+    """The numbers of tools/measure_gap.py, and the folder of the adaptation's run.
+
+    Args:
+        work: folder of this pair of seeds.
+        name: what is measured.
+        config: Stage II config.
+        words: KEY VALUE words over it.
+    """
+    runs, stem = work / "runs", "".join(c if c.isalnum() else "-" for c in name)
+    found = work / "rows" / f"{stem}.json"
+    found.parent.mkdir(parents=True, exist_ok=True)
+    flags = ["--config-file", str(config), "--json", str(found)]
+    run(TOOLS / "measure_gap.py", *flags, "OUTPUT_DIR", str(runs), *words, log=found.with_suffix(".log"))
+    measured = json.loads(found.read_text())
+    return measured, runs / measured.pop("runs")["adapted"]
+
+
 def gap(work: Path, data: Sequence[str], name: str, words: Sequence[str] = ()) -> dict[str, Any]:
     """The numbers of tools/measure_gap.py, and the ARI of each epoch's labels.
 
@@ -99,16 +117,9 @@ def gap(work: Path, data: Sequence[str], name: str, words: Sequence[str] = ()) -
         name: what is measured: FULL, FAITHFUL or any other name.
         words: KEY VALUE words that make it so.
     """
-    runs, stem = work / "runs", "".join(c if c.isalnum() else "-" for c in name)
     config = CONFIGS / ("synthetic-faithful.yml" if name == FAITHFUL else "synthetic.yml")
-    found = work / "rows" / f"{stem}.json"
-    found.parent.mkdir(parents=True, exist_ok=True)
-    flags = ["--config-file", str(config), "--json", str(found)]
-    run(
-        TOOLS / "measure_gap.py", *flags, "OUTPUT_DIR", str(runs), *data, *COMMON, *words, log=found.with_suffix(".log")
-    )
-    measured = json.loads(found.read_text())
-    epochs = (runs / measured.pop("runs")["adapted"] / "metrics.json").read_text().splitlines()
+    measured, adapted = measure_gap(work, name, config, [*data, *COMMON, *words])
+    epochs = (adapted / "metrics.json").read_text().splitlines()
     return measured | {"ARI of each epoch": [line["labels/ARI"] for line in map(json.loads, epochs)]}
 
 

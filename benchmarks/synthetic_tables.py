@@ -124,8 +124,18 @@ def write_page(results: Path = RESULTS) -> None:
     text = tables(json.loads(results.read_text()))
     print(text)
     if results == RESULTS:
-        before, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+        put_tables(PAGE, text)
+
+
+def put_tables(page: Path, text: str) -> None:
+    """Replace what stands between the two marks of a page.
+
+    Args:
+        page: Markdown file.
+        text: the new tables.
+    """
+    before, rest = page.read_text().split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
 
 
 if __name__ == "__main__":

@@ -141,7 +141,6 @@ def test_the_traceback_is_in_the_log_file(failing: Fail, tmp_path: Path) -> None
     ("words", "message"),
     [
         (("PSEUDO_LABELS.GROUP", 3), "PSEUDO_LABELS.GROUP 3 is none of the 3 groups"),
-        (("PSEUDO_LABELS.ROUNDS", 3), "Set PSEUDO_LABELS.ROUNDS 2, or raise SOLVER.MAX_EPOCH"),
         (("SOLVER.OPT", "Adan"), "No optimizer 'Adan'"),
         (("DATASETS.NAMES", "('Folder@{world}/campus',)"), "campus has no training images of known identity"),
         (("PRETRAIN.SEEDS", "(1, 2)"), "PRETRAIN.SEEDS has 2 entries"),

@@ -96,7 +96,8 @@ BACKBONES = Registry(
 )
 HEADS = Registry("head", "head(cfg, in_channels) -> Module: feature map [B,C,h,w] -> HeadOutput")
 LOSSES = Registry("loss", "loss(cfg) -> Module: (features [B,D] or logits [B,K], targets [B]) -> scalar")
-MEMORIES = Registry("memory", "memory(cfg) -> Module with buffers only; loss and update() are separate calls")
+MEMORIES = Registry("memory", "memory(cfg, num_features) -> Memory: a Module of buffers with losses() and update()")
+CLUSTERINGS = Registry("clustering", "clustering(cfg) -> Clustering: features [N,D] -> PseudoLabels; may keep a state")
 META_ARCHS = Registry(
     "meta-architecture", "meta_arch(cfg) -> Module: batch dict -> dict of losses (train) or features (eval)"
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 # batch dict of the training loop, source rows first, then target rows:
 #   images uint8 [B,3,H,W]   targets int64 [B]   camids int64 [B]   domains int64 [B] (SOURCE or TARGET)
 #   indices int64 [B], the position within its own domain's records   img_paths list[str]
+#   views uint8 [B,3,H,W], a second augmentation of the images, for the models that ask for it
 Batch = dict[str, Any]
 SOURCE, TARGET = 0, 1
 Rows = slice | Tensor  # of a matrix: an index of either kind

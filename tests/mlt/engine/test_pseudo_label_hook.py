@@ -8,8 +8,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from yacs.config import CfgNode
 
+import mlt.components  # noqa: F401  fills the registries
+from mlt.clustering import clusterings
+from mlt.clustering.clusterings import KMeansMixture
 from mlt.config import get_cfg
-from mlt.engine import pseudo_label_hook
 from mlt.engine.pseudo_label_hook import PseudoLabelHook
 from mlt.structures import UNKNOWN, PseudoLabels
 
@@ -57,10 +59,10 @@ class Host:
         self.logged |= values
 
 
-def make(host: Host, **options: object) -> PseudoLabelHook:
+def make(host: Host, *, group: int = 1, seed: int = 0, **options: object) -> PseudoLabelHook:
     given = {
-        "num_clusters": CLUSTERS, "group": 1, "rounds": 2, "period": 3, "restart": False, "min_clusters": 2,
-        "kmeans": {"num_restarts": 1, "max_iter": 20},
+        "clustering": KMeansMixture(CLUSTERS, group, seed, num_restarts=1, max_iter=20),
+        "rounds": 2, "period": 3, "restart": False, "min_clusters": 2,
         "transport": {"sharpness": 5.0, "tolerance": 1e-2, "max_iter": 50},
     }  # fmt: skip
     return PseudoLabelHook(host=host, **(given | options))
@@ -174,9 +176,9 @@ class TestFeatures:
     def clustered(self, monkeypatch):
         """What K-Means is given."""
         seen: list[Tensor] = []
-        real = pseudo_label_hook.cluster_kmeans
+        real = clusterings.cluster_kmeans
         monkeypatch.setattr(
-            pseudo_label_hook,
+            clusterings,
             "cluster_kmeans",
             lambda rows, *args, **kwargs: (seen.append(rows), real(rows, *args, **kwargs))[1],
         )
@@ -256,22 +258,39 @@ class TestConfig:
         return cfg
 
     def test_paper_schedule(self):
-        cfg = self.config()
-        hook = PseudoLabelHook(cfg, Host())
-        assert sorted(hook.cluster_epochs) == [39 * number for number in range(11)]
+        hook = PseudoLabelHook(self.config(), Host())
+        assert self.epochs_with_a_clustering(hook, 469) == [39 * number for number in range(11)]
         assert (hook.restart, hook.min_clusters, hook.transport_period) == (True, 16, 1)
+
+    @staticmethod
+    def epochs_with_a_clustering(hook: PseudoLabelHook, num_epochs: int) -> list[int]:
+        """Of a run that begins without labels, only the calendar of which is real."""
+        found = []
+
+        def cluster(*, first: bool) -> None:
+            assert first is not bool(found)
+            found.append(hook.host.epoch)
+            hook.labels = PseudoLabels(torch.zeros(1, N, dtype=torch.int64), (1,))
+
+        hook._cluster, hook._transport = cluster, lambda previous: None
+        for hook.host.epoch in range(num_epochs):
+            hook.before_epoch()
+        return found
+
+    def test_no_number_of_rounds_is_as_many_as_there_is_time_for(self):
+        hook = PseudoLabelHook(self.config(PSEUDO_LABELS__ROUNDS=0, PSEUDO_LABELS__PERIOD=6), Host())
+        assert self.epochs_with_a_clustering(hook, 50) == list(range(0, 50, 6))
 
     def test_transport_off(self):
         cfg = self.config()
         cfg.LABEL_TRANSPORT.ENABLED = False
         assert PseudoLabelHook(cfg, Host()).transport_period == 0
 
-    @pytest.mark.parametrize(("key", "value"), [("METHOD", "dbscan"), ("SCHEDULE", "cold")])
-    def test_unknown_choices(self, key, value):
-        cfg = get_cfg()
-        cfg.PSEUDO_LABELS[key] = value
-        with pytest.raises(ValueError, match=f"PSEUDO_LABELS.{key} must be .*, got '{value}'"):
-            PseudoLabelHook(cfg, Host())
+    def test_unknown_choices(self):
+        with pytest.raises(ValueError, match=r"PSEUDO_LABELS\.SCHEDULE must be .*, got 'cold'"):
+            PseudoLabelHook(self.config(PSEUDO_LABELS__SCHEDULE="cold"), Host())
+        with pytest.raises(KeyError, match=r"'dbscn'\. Did you mean 'dbscan'\?.*kmeans, self_paced"):
+            PseudoLabelHook(self.config(PSEUDO_LABELS__METHOD="dbscn"), Host())
 
     @pytest.mark.parametrize(("num", "group"), [(3, 3), (1, 1), (3, -1)])
     def test_a_group_that_is_not_there(self, num, group):
@@ -282,7 +301,7 @@ class TestConfig:
     @pytest.mark.parametrize(
         "key",
         [
-            *("PSEUDO_LABELS.ROUNDS", "PSEUDO_LABELS.PERIOD", "PSEUDO_LABELS.NUM_RESTARTS", "PSEUDO_LABELS.MAX_ITER"),
+            *("PSEUDO_LABELS.PERIOD", "PSEUDO_LABELS.NUM_RESTARTS", "PSEUDO_LABELS.MAX_ITER"),
             *("LABEL_TRANSPORT.PERIOD", "LABEL_TRANSPORT.MAX_ITER"),
         ],
     )
@@ -290,17 +309,11 @@ class TestConfig:
         with pytest.raises(ValueError, match=rf"{key} must be >= 1, got 0"):
             PseudoLabelHook(self.config(**{key: 0}), Host())
 
+    def test_rounds_below_zero(self):
+        with pytest.raises(ValueError, match=r"ROUNDS must be >= 1, or 0 for as many as there is time for; got -1"):
+            PseudoLabelHook(self.config(PSEUDO_LABELS__ROUNDS=-1), Host())
+
     @pytest.mark.parametrize("key", ["LABEL_TRANSPORT.LAMBDA", "LABEL_TRANSPORT.TOLERANCE"])
     def test_numbers_that_must_be_positive(self, key):
         with pytest.raises(ValueError, match=rf"{key} must be > 0, got 0\.0"):
             PseudoLabelHook(self.config(**{key: 0.0}), Host())
-
-    def test_the_last_round_begins_within_the_run(self):
-        assert PseudoLabelHook(self.config(SOLVER__MAX_EPOCH=391), Host())
-        with pytest.raises(
-            ValueError,
-            match=r"ROUNDS 11 of PSEUDO_LABELS\.PERIOD 39 .* after 390 epochs, but SOLVER\.MAX_EPOCH is 390\. "
-            r"Set PSEUDO_LABELS\.ROUNDS 10, or raise",
-        ):
-            PseudoLabelHook(self.config(SOLVER__MAX_EPOCH=390), Host())
-        assert PseudoLabelHook(self.config(SOLVER__MAX_EPOCH=390, PSEUDO_LABELS__ROUNDS=10), Host())

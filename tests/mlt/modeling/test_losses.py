@@ -9,7 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlt.modeling.losses import CircleLoss, CrossEntropyLoss, TripletLoss, build_losses, euclidean_distance
+from mlt.modeling.losses import (
+    CircleLoss,
+    CrossEntropyLoss,
+    TripletLoss,
+    build_losses,
+    euclidean_distance,
+    mine_hardest,
+)
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "losses.npz"
 
@@ -64,6 +71,13 @@ class TestCrossEntropy:
         single = [naive_cross_entropy(z, y, 0.1) for z, y in zip(logits, targets, strict=True)]
         assert CrossEntropyLoss(0.1, scale=2.0)(logits, targets).item() == pytest.approx(sum(single), rel=1e-5)
 
+    def test_weights_are_of_each_row(self):
+        logits, weights = torch.randn(3, 4), torch.tensor([0.5, 0.2, 1.0])
+        targets = torch.tensor([0, 3, -1])
+        single = [naive_cross_entropy(z[None], y[None], 0.1) for z, y in zip(logits[:2], targets[:2], strict=True)]
+        expected = (0.5 * single[0] + 0.2 * single[1]) / 2
+        assert CrossEntropyLoss(0.1)(logits, targets, weights).item() == pytest.approx(expected, rel=1e-5)
+
     @pytest.mark.parametrize("targets", [[], [-1, -1]])
     def test_nothing_to_learn_is_zero_with_a_graph(self, targets):
         logits = torch.randn(len(targets), 3, requires_grad=True)
@@ -76,6 +90,8 @@ class TestCrossEntropy:
         logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
         targets = torch.tensor([0, -1, 3])
         assert torch.autograd.gradcheck(lambda z: CrossEntropyLoss(0.1)([z, z * 2], torch.stack([targets] * 2)), logits)
+        weights = torch.rand(3, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda z, w: CrossEntropyLoss(0.1)(z, targets, w), (logits, weights))
 
     def test_float32_inside_autocast(self):
         logits = torch.randn(4, 3, dtype=torch.bfloat16)
@@ -91,16 +107,19 @@ class TestCrossEntropy:
             CrossEntropyLoss(1.0)
 
 
-def naive_triplet(features, targets, pool, pool_targets, margin: float) -> float:
+def naive_triplet(features, targets, pool, pool_targets, margin: float, weights=None, pool_weights=None) -> float:
+    weights = [1.0] * len(features) if weights is None else weights.tolist()
+    pool_weights = [1.0] * len(pool) if pool_weights is None else pool_weights.tolist()
     total = 0.0
-    for f, y in zip(features, targets.tolist(), strict=True):
+    for f, y, w in zip(features, targets.tolist(), weights, strict=True):
         d = [math.sqrt(max(float((f - g).square().sum()), 1e-12)) for g in pool]
-        rows = list(zip(d, pool_targets.tolist(), strict=True))
-        positives = [d for d, t in rows if t == y != -1]
-        negatives = [d for d, t in rows if t not in (y, -1)]
+        rows = list(zip(d, pool_targets.tolist(), pool_weights, strict=True))
+        positives = [(d, v) for d, t, v in rows if t == y != -1]
+        negatives = [(d, v) for d, t, v in rows if t not in (y, -1)]
         if positives and negatives:
-            gap = max(positives) - min(negatives)
-            total += max(gap + margin, 0.0) if margin else math.log1p(math.exp(gap))
+            (dp, wp), (dn, wn) = max(positives), min(negatives)
+            loss = max(dp - dn + margin, 0.0) if margin else math.log1p(math.exp(dp - dn))
+            total += loss * (w + wp + wn) / 3
     return total / len(features)
 
 
@@ -116,6 +135,47 @@ class TestTriplet:
         f, pool = torch.randn(len(y), 5, dtype=torch.float64), torch.randn(len(pool_y), 5, dtype=torch.float64)
         loss = TripletLoss(margin)(f, y, pool, pool_y)
         assert loss.item() == pytest.approx(naive_triplet(f, y, pool, pool_y, margin), abs=1e-9)
+
+    @pytest.mark.parametrize("margin", [0.0, 0.3])
+    def test_weights_are_the_mean_over_the_triplet(self, margin):
+        y, pool_y = torch.tensor([0, 1, -1, 0]), torch.tensor([0, 1, 0, 1, 2, -1])
+        f, pool = torch.randn(4, 5, dtype=torch.float64), torch.randn(6, 5, dtype=torch.float64)
+        w, pool_w = torch.rand(4, dtype=torch.float64), torch.rand(6, dtype=torch.float64)
+        loss = TripletLoss(margin)(f, y, pool, pool_y, w, pool_w)
+        assert loss.item() == pytest.approx(naive_triplet(f, y, pool, pool_y, margin, w, pool_w), abs=1e-9)
+
+    def test_weights_without_a_pool_are_those_of_the_anchors(self):
+        f, y, w = torch.randn(4, 5), torch.tensor([0, 0, 1, 1]), torch.rand(4)
+        loss = TripletLoss()
+        assert loss(f, y, weights=w) == loss(f, y, f, y, w, w) == loss.over_processes(f, y, w)
+        torch.testing.assert_close(loss(f, y, weights=0.25 * torch.ones(4)), 0.25 * loss(f, y))
+
+    def test_a_small_weight_does_not_pull_negatives_near(self):
+        """Whatever the weights, the loss falls with dp and rises with 1 / dn."""
+        f = torch.tensor([[0.0], [1.0], [3.0]], requires_grad=True)
+        TripletLoss()(f, torch.tensor([0, 0, 1]), weights=torch.tensor([0.1, 0.1, 0.1])).backward()
+        assert f.grad[2] < 0  # a step moves the negative away
+
+    def test_nan_is_not_hidden(self):
+        f = torch.randn(4, 5)
+        f[1, 0] = torch.nan
+        assert TripletLoss()(f, torch.tensor([0, 0, 1, 1])).isnan()
+        for row in ([math.nan, 1.0], [1.0, math.nan]):
+            assert mine_hardest(torch.tensor([row]), torch.tensor([0]), torch.tensor([0, 1])).exists.all()
+
+    def test_mining(self):
+        distance = torch.tensor([[0.0, 2.0, 1.0, 5.0, 0.5], [3.0, 0.0, 4.0, 1.0, 0.5]])
+        pairs = mine_hardest(distance, torch.tensor([7, 9]), torch.tensor([7, 7, 8, 8, -1]))
+        assert pairs.exists.tolist() == [True, False]
+        assert (pairs.positive[0], pairs.negative[0]) == (1, 2)
+        assert pairs.gap(distance).tolist() == [1.0, -math.inf]
+
+    @pytest.mark.parametrize("margin", [0.0, 0.3])
+    def test_gradcheck_with_weights(self, margin):
+        f = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+        w = torch.rand(6, dtype=torch.float64, requires_grad=True)
+        y = torch.tensor([0, 0, 1, 1, 2, -1])
+        assert torch.autograd.gradcheck(lambda a, b: TripletLoss(margin)(a, y, weights=b), (f, w))
 
     @pytest.mark.parametrize("margin", [0.0, 0.3])
     @pytest.mark.parametrize("norm_feat", [False, True])
@@ -178,6 +238,26 @@ class TestCircle:
         expected = torch.tensor([[-gamma * alpha_p, gamma * alpha_n]], dtype=torch.float64) * slope
         torch.testing.assert_close(s.grad, expected, rtol=1e-6, atol=1e-9)
 
+    def test_gradcheck_with_the_weights_held(self):
+        """Numerical differences of the loss whose weights stay those of one place, and the same gradient there."""
+        similarity = (torch.rand(4, 7, dtype=torch.float64) * 2 - 1).requires_grad_()
+        positives = torch.rand(4, 7) < 0.4
+        margin, gamma = 0.25, 8.0
+        pull_weight = (1 + margin - similarity.detach()).relu()
+        push_weight = (similarity.detach() + margin).relu()
+
+        def held(s: torch.Tensor) -> torch.Tensor:
+            pull = (-gamma * pull_weight * (s - 1 + margin)).exp() * positives
+            push = (gamma * push_weight * (s - margin)).exp() * ~positives
+            return (pull.sum(1) * push.sum(1)).log1p().mean()
+
+        assert torch.autograd.gradcheck(held, similarity)
+        expected, found = (
+            torch.autograd.grad(loss, similarity)[0]
+            for loss in (held(similarity), CircleLoss(margin, gamma)(similarity, positives, ~positives))
+        )
+        torch.testing.assert_close(found, expected)
+
     @pytest.mark.parametrize("lacks", ["positives", "negatives", "both"])
     def test_an_anchor_that_lacks_a_set_contributes_nothing(self, lacks):
         s = (torch.rand(2, 3) * 2 - 1).requires_grad_()
@@ -204,10 +284,9 @@ class TestBuild:
         cross_entropy, triplet = build_losses(cfg_of("MODEL.LOSSES.CE.EPSILON", 0.2, "MODEL.LOSSES.TRI.MARGIN", 0.3))
         assert (cross_entropy.epsilon, triplet.margin) == (0.2, 0.3)
 
-    @pytest.mark.parametrize("names", ["()", "('TripletLoss', 'TripletLoss')"])
-    def test_names_must_be_different(self, cfg_of, names):
-        with pytest.raises(ValueError, match=r"MODEL\.LOSSES\.NAME"):
-            build_losses(cfg_of("MODEL.LOSSES.NAME", names))
+    def test_names_must_be_different(self, cfg_of):
+        with pytest.raises(ValueError, match=r"MODEL\.LOSSES\.NAME must be different names"):
+            build_losses(cfg_of("MODEL.LOSSES.NAME", "('TripletLoss', 'TripletLoss')"))
 
     def test_unknown_name(self, cfg_of):
         with pytest.raises(KeyError, match="Did you mean 'TripletLoss'"):

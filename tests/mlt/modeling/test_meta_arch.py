@@ -300,6 +300,21 @@ class TestBuild:
         with pytest.raises(KeyError, match="Known: ResNet"):
             build_model(cfg_of("MODEL.BACKBONE.NAME", "VGG"))
 
+    @pytest.mark.parametrize("options", [BASELINE, ("MEMORY.NAME", "")])
+    def test_no_loss_at_all(self, cfg_of, options):
+        with pytest.raises(ValueError, match=r"no loss: MODEL\.LOSSES\.NAME is empty; it takes .*TripletLoss"):
+            build_model(cfg_of(*options, "MODEL.LOSSES.NAME", ()))
+
+    def test_a_memory_may_be_the_only_loss(self, cfg_of, batch_of, labels):
+        model = build_model(cfg_of("MODEL.LOSSES.NAME", ())).train()
+        model.set_pseudo_labels(labels, 0)
+        assert model(batch_of(4, 4)).keys() == {"loss_prototype", "loss_instance"}
+
+    @pytest.mark.parametrize("options", [BASELINE, ()])
+    def test_losses_between_nets_need_two(self, cfg_of, options):
+        with pytest.raises(ValueError, match=r"SoftCrossEntropyLoss and SoftTripletLoss compare two nets, .* has one"):
+            build_model(cfg_of(*options, "MODEL.LOSSES.NAME", ("SoftCrossEntropyLoss", "SoftTripletLoss")))
+
     def test_unknown_norm(self, cfg_of):
         with pytest.raises(ValueError, match="one of BN, SyncBN, got 'GN'"):
             build_model(cfg_of("MODEL.BACKBONE.NORM", "GN"))
@@ -309,12 +324,14 @@ class TestBuild:
         with pytest.raises(RuntimeError, match=r"no GPU here; add MODEL\.DEVICE cpu"):
             build_model(cfg_of("MODEL.DEVICE", "cuda"))
 
-    def test_every_registered_name_builds(self, cfg_of):
+    def test_every_registered_name_builds(self, cfg_of, method_of):
         cfg = cfg_of()
         assert all(BACKBONES.get(name)(cfg).out_channels == 64 for name in BACKBONES)
-        assert all(HEADS.get(name)(cfg, 64)(torch.rand(2, 64, 2, 2)).features.shape == (2, 64) for name in HEADS)
+        deep, shallow = torch.rand(2, 64, 2, 2), torch.rand(2, 32, 2, 2)
+        for name in HEADS:
+            out = HEADS.get(name)(cfg, 64)((deep, shallow) if name.startswith("TwoDepth") else deep)
+            assert out.features.shape == (2, 64)
+            assert out.auxiliary is None or out.auxiliary.features.shape == (2, 32)
         assert all(LOSSES.get(name)(cfg).key.startswith("loss_") for name in LOSSES)
         assert not any(list(MEMORIES.get(name)(cfg, 64).parameters()) for name in MEMORIES)
-        options = {"Baseline": BASELINE}
-        for name in META_ARCHS:
-            assert build_model(cfg_of("MODEL.META_ARCHITECTURE", name, *options.get(name, ())[2:])).device.type == "cpu"
+        assert all(type(method_of(name)) is META_ARCHS.get(name) for name in META_ARCHS)

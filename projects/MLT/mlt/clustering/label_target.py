@@ -11,7 +11,7 @@ from torch import Tensor
 
 import mlt_ops
 from mlt.clustering.label_transport import label_transport
-from mlt.structures import PseudoLabels
+from mlt.structures import UNKNOWN, PseudoLabels
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ def transport_labels(
     logits: Iterable[Tensor], previous: PseudoLabels, *, sharpness: float, tolerance: float, max_iter: int
 ) -> tuple[PseudoLabels, dict[str, float]]:
     """Re-label every group by label transport. Class k of a group keeps its number, so the heads stay as they are.
+    Outliers stay outliers until the next clustering: mass is moved among the other images only.
 
     Args:
         logits: [N, K_g] for each group in turn; with an iterator only one group's need exist at a time.
@@ -78,21 +79,24 @@ def transport_labels(
     Raises:
         ValueError: logits of another shape than [N, K_g], or of fewer or more groups.
     """
-    results = []
+    results, rows = [], []
     for g, (group_logits, num) in enumerate(zip(logits, previous.num_clusters, strict=True)):
         wanted = (previous.labels.shape[1], num)
         if group_logits.shape != wanted:
             raise ValueError(
                 f"transport_labels: logits of group {g} must be {list(wanted)}, got {list(group_logits.shape)}"
             )
-        result = label_transport(group_logits, sharpness=sharpness, tolerance=tolerance, max_iter=max_iter)
+        inliers = previous.labels[g] != UNKNOWN
+        inlying = group_logits if bool(inliers.all()) else group_logits[inliers.to(group_logits.device)]
+        result = label_transport(inlying, sharpness=sharpness, tolerance=tolerance, max_iter=max_iter)
         if not result.converged:
             logger.warning(
                 "Label transport of group %d: error %.3g after %d iterations is above LABEL_TRANSPORT.TOLERANCE %.3g; "
                 "its labels are used all the same.", g, result.error, result.iterations, tolerance
             )  # fmt: skip
         results.append(result)
-    labels = dataclasses.replace(previous, labels=torch.stack([r.labels for r in results]))
+        rows.append(previous.labels[g].masked_scatter(inliers, result.labels.cpu()))
+    labels = dataclasses.replace(previous, labels=torch.stack(rows))
     return labels, {
         "transport/iterations": float(max(r.iterations for r in results)),
         "transport/error": max(r.error for r in results),

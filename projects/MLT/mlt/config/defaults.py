@@ -33,7 +33,8 @@ def _add_model(cfg: YacsNode) -> None:
     cfg.MODEL = CN()
     # "cuda" or "cpu". With "cpu", --num-gpus N starts N gloo processes.
     cfg.MODEL.DEVICE = "cuda"
-    # A name of META_ARCHS: "Baseline" (supervised; Stage I) or "MixtureLabelTransport" (Stage II).
+    # A name of META_ARCHS: "Baseline" (supervised; Stage I), "MixtureLabelTransport" (MLT), "MutualMeanTeaching"
+    # (MMT), "PseudoLabelModel" (one net with what is switched on: strong baseline, SpCL, ClusterContrast).
     cfg.MODEL.META_ARCHITECTURE = "Baseline"
     # Checkpoint to start from: ours, a torchvision or IBN-a ResNet file, or one of MMT, SpCL, ClusterContrast,
     # OpenUnReID, UDAStrongBaseline or FastReID, whose stem and pooling are then taken over. --eval-only requires it.
@@ -75,7 +76,8 @@ def _add_model(cfg: YacsNode) -> None:
     cfg.MODEL.BN_GROUP = 0
 
     cfg.MODEL.HEADS = CN()
-    # A name of HEADS: "EmbeddingHead" (one classifier) or "MixtureLabelHead" (one for each clustering).
+    # A name of HEADS: "EmbeddingHead" (one classifier), "MixtureLabelHead" (one for each clustering) or
+    # "NeckHead" (none: the memory classifies).
     cfg.MODEL.HEADS.NAME = "EmbeddingHead"
     # Source identities; 0 = counted in DATASETS.NAMES.
     cfg.MODEL.HEADS.NUM_CLASSES = 0
@@ -89,7 +91,8 @@ def _add_model(cfg: YacsNode) -> None:
     cfg.MODEL.HEADS.DROPOUT = 0.0
 
     cfg.MODEL.LOSSES = CN()
-    # Names of LOSSES whose values are summed.
+    # Names of LOSSES whose values are summed: "CrossEntropyLoss", "TripletLoss"; between the two nets of
+    # MutualMeanTeaching also "SoftCrossEntropyLoss", "SoftTripletLoss"; () where the memory gives the only loss.
     cfg.MODEL.LOSSES.NAME = ("CrossEntropyLoss", "TripletLoss")
     cfg.MODEL.LOSSES.CE = CN()
     # Label smoothing; 0 <= epsilon < 1.
@@ -103,6 +106,17 @@ def _add_model(cfg: YacsNode) -> None:
     cfg.MODEL.LOSSES.TRI.NORM_FEAT = False
     # Weight of the triplet loss.
     cfg.MODEL.LOSSES.TRI.SCALE = 1.0
+    cfg.MODEL.LOSSES.SOFT_CE = CN()
+    # Weight of the cross entropy with the other net's teacher (MMT).
+    cfg.MODEL.LOSSES.SOFT_CE.SCALE = 0.5
+    cfg.MODEL.LOSSES.SOFT_TRI = CN()
+    # As TRI.NORM_FEAT, for the soft triplet loss.
+    cfg.MODEL.LOSSES.SOFT_TRI.NORM_FEAT = False
+    # Weight of the triplet loss against the other net's teacher (MMT).
+    cfg.MODEL.LOSSES.SOFT_TRI.SCALE = 0.8
+    cfg.MODEL.LOSSES.UNCERTAINTY = CN()
+    # Weight of the mean uncertainty, which keeps the weights of the rows up (UNRN).
+    cfg.MODEL.LOSSES.UNCERTAINTY.SCALE = 1.0
 
 
 def _add_input(cfg: YacsNode) -> None:
@@ -157,6 +171,8 @@ def _add_data(cfg: YacsNode) -> None:
     cfg.DATALOADER = CN()
     # Images per identity in a batch (K of P x K).
     cfg.DATALOADER.NUM_INSTANCE = 4
+    # An identity of one image fills its NUM_INSTANCE rows with copies; False: it has one row (SpCL).
+    cfg.DATALOADER.PAD_SINGLETONS = True
     # Worker processes; 0 = load in the training process. Batches are the same whatever the number.
     cfg.DATALOADER.NUM_WORKERS = 8
     # A broken image: "error" stops and names it, "skip" replaces it by another of its batch and warns once.
@@ -264,6 +280,8 @@ def _add_mlt_model(cfg: YacsNode) -> None:
     cfg.MODEL.HEADS.MAX_CLUSTERS = 0
     # Classifier rows after a clustering: "normal" N(0, 0.001^2) (paper) or "centroid" (unit cluster means, MMT).
     cfg.MODEL.HEADS.INIT = "normal"
+    # The classifiers also tell source identities apart, and all losses are on both domains (MMT+, strong baseline).
+    cfg.MODEL.HEADS.WITH_SOURCE = False
 
     cfg.MEAN_TEACHER = CN()
     # Keep an exponential moving average of the student; it labels, and it is the model that is evaluated.
@@ -277,7 +295,7 @@ def _add_mlt_model(cfg: YacsNode) -> None:
     cfg.MEAN_TEACHER.BN_BUFFERS = "forward"
 
     cfg.MEMORY = CN()
-    # A name of MEMORIES, or "" for none.
+    # A name of MEMORIES: "MemoryBank" (MLT), "HybridMemory" (SpCL), "ClusterMemory" (ClusterContrast); "" for none.
     cfg.MEMORY.NAME = "MemoryBank"
     # Target features kept, first in first out.
     cfg.MEMORY.QUEUE_SIZE = 8192
@@ -288,33 +306,58 @@ def _add_mlt_model(cfg: YacsNode) -> None:
     cfg.MEMORY.GAMMA = 128.0
     # The circle losses are divided by this; 18 in the released code.
     cfg.MEMORY.DIVISOR = 18.0
-    # Share of the old prototype in its update; 0..1.
+    # Share of the old vector in the update of a prototype, cluster or image; 0..1. MLT, SpCL: 0.2.
     cfg.MEMORY.PROTOTYPE_MOMENTUM = 0.2
-    # Weights of the two losses: target queue, source prototypes.
+    # Weights of MemoryBank's two losses: target queue, source prototypes.
     cfg.MEMORY.INSTANCE_WEIGHT = 1.0
     cfg.MEMORY.PROTOTYPE_WEIGHT = 1.0
+    # HybridMemory, ClusterMemory: temperature tau > 0.
+    cfg.MEMORY.TEMPERATURE = 0.05
+    # ClusterMemory: only the row of a batch that is least similar to its cluster moves it.
+    cfg.MEMORY.HARD = False
 
 
 def _add_mlt_labels(cfg: YacsNode) -> None:
     CN = type(cfg)
     cfg.PSEUDO_LABELS = CN()
-    # "kmeans".
+    # A name of CLUSTERINGS: "kmeans" (the mixture), "dbscan" (on Jaccard distances), "self_paced" (SpCL).
     cfg.PSEUDO_LABELS.METHOD = "kmeans"
+    # Source images in every batch beside the pseudo-labelled ones; False: target images only (MMT).
+    cfg.PSEUDO_LABELS.WITH_SOURCE = True
     # Clusters of each group: the mixture. Paper: 600, 700, 800.
     cfg.PSEUDO_LABELS.NUM_CLUSTERS = (600, 700, 800)
     # The group that drives sampler, triplets and memory; counted from 0. Paper: 1.
     cfg.PSEUDO_LABELS.GROUP = 1
-    # Clusterings in the run; >= 1. The last begins before MAX_EPOCH: (ROUNDS - 1) * PERIOD < MAX_EPOCH. Paper: 11.
+    # Clusterings in the run, as far as they begin before MAX_EPOCH; 0 = one every PERIOD epochs to the end. Paper: 11.
     cfg.PSEUDO_LABELS.ROUNDS = 11
     # Epochs from one clustering to the next; the last round takes what is left of MAX_EPOCH.
     cfg.PSEUDO_LABELS.PERIOD = 39
     # "restart": each round starts again from Stage I (paper); "warm": goes on with the nets as they are.
     cfg.PSEUDO_LABELS.SCHEDULE = "restart"
+    # What is clustered: "network" (an extraction pass) or "memory" (the memory's rows, SpCL).
+    cfg.PSEUDO_LABELS.FEATURES = "network"
+    # Features of unit length; False: as the net that labels gives them (MMT's K-Means on the mean of two unit rows).
+    cfg.PSEUDO_LABELS.UNIT_NORM = True
     # Subtract each camera's mean feature before clustering and transport (camera ids only). Paper: no.
     cfg.PSEUDO_LABELS.CAMERA_CENTERING = False
     # K-Means: restarts with new seeds, of which the best is kept, and largest number of iterations.
     cfg.PSEUDO_LABELS.NUM_RESTARTS = 10
     cfg.PSEUDO_LABELS.MAX_ITER = 300
+    # DBSCAN: largest Jaccard distance of neighbours; 0 = the mean of the smallest EPS_SHARE of the distances at the
+    # first clustering (MMT). Papers: 0.6.
+    cfg.PSEUDO_LABELS.EPS = 0.6
+    cfg.PSEUDO_LABELS.EPS_SHARE = 0.0016
+    # DBSCAN: neighbours, the image itself included, that make a core point. Papers: 4.
+    cfg.PSEUDO_LABELS.MIN_SAMPLES = 4
+    # Jaccard distance: neighbours of the reciprocal sets, and rows of the query expansion. Papers: 30 and 6; MMT 20.
+    cfg.PSEUDO_LABELS.K1 = 30
+    cfg.PSEUDO_LABELS.K2 = 6
+    # "clustering" (k1 neighbours with the image itself) or "reranking" (k1 + 1, distances over the largest one; MMT).
+    cfg.PSEUDO_LABELS.WINDOW = "clustering"
+    # "self_paced": eps of the tighter and the looser criterion lie this far from EPS; paper (SpCL) 0.02.
+    cfg.PSEUDO_LABELS.EPS_GAP = 0.02
+    # "self_paced": share of the first clusters, most independent first, that sets the threshold; paper 0.9.
+    cfg.PSEUDO_LABELS.INDEPENDENT_SHARE = 0.9
 
     cfg.LABEL_TRANSPORT = CN()
     # Re-label by optimal transport between epochs.

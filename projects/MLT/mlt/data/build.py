@@ -29,20 +29,25 @@ def iters_per_epoch(cfg: CfgNode, num_source: int, num_target: int) -> int:
 
 
 def build_train_loader(
-    cfg: CfgNode, source_records: Sequence[ReidRecord], target_records: Sequence[ReidRecord]
+    cfg: CfgNode, source_records: Sequence[ReidRecord], target_records: Sequence[ReidRecord], *, num_views: int = 1
 ) -> TrainLoader:
     """The train loader of a config, for this process.
 
     Args:
         cfg: a tree with INPUT, DATALOADER, SOLVER, SEED.
-        source_records: labelled images with pids 0 .. S-1 (`merge_train`); may be empty.
+        source_records: labelled images with pids 0 .. S-1 (`merge_train`); may be empty. Left out of the batches
+            without PSEUDO_LABELS.WITH_SOURCE.
         target_records: unlabelled images, whose pids are not looked at; may be empty.
+        num_views: augmentations of each image.
 
     Raises:
         ValueError: no images, or fewer source identities than a batch needs.
     """
+    if not cfg.PSEUDO_LABELS.WITH_SOURCE:
+        source_records = ()
     source, target = (
-        _train_images(cfg, r, len(source_records) + len(target_records)) for r in (source_records, target_records)
+        _train_images(cfg, r, len(source_records) + len(target_records), num_views)
+        for r in (source_records, target_records)
     )
     plan = BatchPlan(
         ims_per_batch=cfg.SOLVER.IMS_PER_BATCH,
@@ -51,6 +56,7 @@ def build_train_loader(
         seed=cfg.SEED,
         rank=comm.rank(),
         world_size=comm.world_size(),
+        pad_singletons=cfg.DATALOADER.PAD_SINGLETONS,
     )
     return TrainLoader(
         source,
@@ -99,7 +105,7 @@ def _pins(cfg: CfgNode) -> bool:
     return cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available()
 
 
-def _train_images(cfg: CfgNode, records: Sequence[ReidRecord], total: int) -> ImageDataset | None:
+def _train_images(cfg: CfgNode, records: Sequence[ReidRecord], total: int, num_views: int) -> ImageDataset | None:
     if not records:
         return None
     return ImageDataset(
@@ -108,4 +114,5 @@ def _train_images(cfg: CfgNode, records: Sequence[ReidRecord], total: int) -> Im
         transform=train_transform(cfg),
         on_bad_image=cfg.DATALOADER.ON_BAD_IMAGE,
         cache_gb=cfg.DATALOADER.CACHE_GB * len(records) / total,
+        num_views=num_views,
     )

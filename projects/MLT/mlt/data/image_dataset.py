@@ -19,6 +19,7 @@ from mlt.structures import Batch, ReidRecord
 
 logger = logging.getLogger(__name__)
 GREY = 128  # stands for an image that cannot be read
+SECOND_VIEW = 0x9E3779B9  # added to a draw's seed, modulo 2**32: another random change of the same image
 
 
 def decode_image(path: str, size: Sequence[int]) -> Tensor:
@@ -48,6 +49,7 @@ class ImageDataset(Dataset[Tensor]):
         transform: random change of an image, uint8 [3,H,W] to the same; it may use torch's global CPU generator only.
         on_bad_image: "error" stops at an image that cannot be read; "skip" gives a grey one and says so in "valid".
         cache_gb: memory for decoded images in GB (10^9 bytes).
+        num_views: 2 adds a second random change of every image to a batch, as "views".
 
     Raises:
         ValueError: on_bad_image is something else.
@@ -61,6 +63,7 @@ class ImageDataset(Dataset[Tensor]):
         transform: Transform | None = None,
         on_bad_image: str = "error",
         cache_gb: float = 0.0,
+        num_views: int = 1,
     ) -> None:
         if on_bad_image not in ("error", "skip"):
             raise ValueError(f"DATALOADER.ON_BAD_IMAGE must be 'error' or 'skip', got {on_bad_image!r}")
@@ -69,6 +72,7 @@ class ImageDataset(Dataset[Tensor]):
         self.size = (int(size[0]), int(size[1]))
         self.transform = transform
         self.on_bad_image = on_bad_image
+        self.num_views = num_views
         self._cache, self._filled = self._allocate(cache_gb)
 
     def _allocate(self, cache_gb: float) -> tuple[Tensor, Tensor]:
@@ -91,7 +95,7 @@ class ImageDataset(Dataset[Tensor]):
     def untransformed(self) -> ImageDataset:
         """The same images without random changes, on the same cache."""
         other = ImageDataset.__new__(ImageDataset)
-        other.__dict__ = {**self.__dict__, "transform": None}
+        other.__dict__ = {**self.__dict__, "transform": None, "num_views": 1}
         return other
 
     def __len__(self) -> int:
@@ -116,23 +120,26 @@ class ImageDataset(Dataset[Tensor]):
             draws: as for one.
 
         Returns:
-            "images" uint8 [B,3,H,W], "indices" int64 [B], "valid" bool [B] (False: could not be read, all grey).
+            "images" uint8 [B,3,H,W], with two views "views" as well, "indices" int64 [B], "valid" bool [B] (False:
+            could not be read, all grey).
 
         Raises:
             OSError: an image cannot be read and on_bad_image is "error".
         """
-        images = torch.full((len(draws), 3, *self.size), GREY, dtype=torch.uint8)
+        views = torch.full((self.num_views, len(draws), 3, *self.size), GREY, dtype=torch.uint8)
         valid = torch.ones(len(draws), dtype=torch.bool)
         with torch.random.fork_rng(devices=[]):
             for row, draw in enumerate(draws):
                 try:
-                    images[row] = self._get(draw)
+                    for number, view in enumerate(views):
+                        view[row] = self._get(draw if number == 0 else _second(draw))
                 except OSError:
                     if self.on_bad_image == "error":
                         raise
                     valid[row] = False
         indices = torch.tensor([d.image if isinstance(d, Draw) else d for d in draws], dtype=torch.int64)
-        return {"images": images, "indices": indices, "valid": valid}
+        second = {"views": views[1]} if self.num_views > 1 else {}
+        return {"images": views[0], **second, "indices": indices, "valid": valid}
 
     def _get(self, draw: int | Draw) -> Tensor:
         if not isinstance(draw, Draw):
@@ -158,3 +165,7 @@ class ImageDataset(Dataset[Tensor]):
             self._cache[index] = image
             self._filled[index] = 1  # after the pixels: another worker may look at any time
         return image
+
+
+def _second(draw: int | Draw) -> int | Draw:
+    return Draw(draw.image, (draw.seed + SECOND_VIEW) % 2**32) if isinstance(draw, Draw) else draw

@@ -47,6 +47,7 @@ class BatchPlan:
         seed: of all choices, >= 0.
         rank: this process.
         world_size: number of processes.
+        pad_singletons: repeat the only image of an identity (DATALOADER.PAD_SINGLETONS); False = one row for it.
 
     Raises:
         ValueError: the batch does not divide into identities and these into processes.
@@ -58,6 +59,7 @@ class BatchPlan:
     seed: int = 0
     rank: int = 0
     world_size: int = 1
+    pad_singletons: bool = True
 
     def __post_init__(self) -> None:
         if self.num_instances < 1 or min(self.num_batches, self.seed) < 0 or not 0 <= self.rank < self.world_size:
@@ -139,7 +141,8 @@ class IdentitySampler:
     Identities come in random order without replacement; what does not fill a batch at the end of a pass is left out
     of it, so that no identity is twice in a batch. The other K - 1 images are drawn without replacement from other
     cameras if the identity was seen by any, else from its other images; where these are too few they are repeated, so
-    that each identity always has K rows, one after another.
+    that each identity always has K rows, one after another. Without `plan.pad_singletons` an identity of one image has
+    one row, and a batch holds as many identities as fill it, the last one perhaps in part (SpCL).
 
     Args:
         labels: int64 [N], identity of each image; negative ones are never drawn.
@@ -164,10 +167,12 @@ class IdentitySampler:
         members = np.split(order, np.flatnonzero(np.diff(ids[order])) + 1) if len(order) else []
         self.identities = [(group, cams[group]) for group in members]
         self.plan = plan
-        self.ids_per_batch = plan.ims_per_batch // plan.num_instances
-        if len(members) < self.ids_per_batch:
+        singletons = np.array([len(group) == 1 for group in members], dtype=bool)
+        self.sizes = np.where(singletons & (not plan.pad_singletons), 1, plan.num_instances)
+        wanted = plan.ims_per_batch // plan.num_instances
+        if self.sizes.sum() < plan.ims_per_batch:
             raise ValueError(
-                f"{len(members)} identities with images, but a batch needs {self.ids_per_batch} = "
+                f"{len(members)} identities with images, but a batch needs {wanted} = "
                 f"SOLVER.IMS_PER_BATCH {plan.ims_per_batch} / DATALOADER.NUM_INSTANCE {plan.num_instances}; "
                 "lower IMS_PER_BATCH, or find more clusters"
             )
@@ -182,14 +187,19 @@ class IdentitySampler:
             start: first batch, for resuming.
         """
         plan, held, order = self.plan, -1, np.empty(0, dtype=np.int64)
-        batches_per_pass = len(self.identities) // self.ids_per_batch
+        batches_per_pass = self.sizes.sum() // plan.ims_per_batch
+        ends = self.sizes
         for batch in range(start, plan.num_batches):
             number, place = divmod(batch, batches_per_pass)
             if number != held:
                 held, order = number, plan.random(epoch, ORDER, number).permutation(len(self.identities))
+                ends = self.sizes[order].cumsum()
             random = plan.random(epoch, PICK, batch)
-            chosen = order[place * self.ids_per_batch : (place + 1) * self.ids_per_batch]
-            indices = np.concatenate([self._pick(self.identities[i], random) for i in chosen])
+            first = place * plan.ims_per_batch
+            begin, end = np.searchsorted(ends, [first + 1, first + plan.ims_per_batch])
+            rows = [self._pick(self.identities[i], random)[: self.sizes[i]] for i in order[begin : end + 1]]
+            done = first - ends[begin] + self.sizes[order[begin]]  # rows of the first that the last batch has shown
+            indices = np.concatenate(rows)[done : done + plan.ims_per_batch]
             yield plan.share(indices, random.integers(2**32, size=plan.ims_per_batch))
 
     def _pick(self, identity: tuple[Indices, Indices], random: np.random.Generator) -> Indices:

@@ -141,7 +141,8 @@ class TrainLoader:
             for domain, part, good in zip(domains, indices, valid):
                 self._skipped.report([domain.images.paths[i] for i in part[~good].tolist()])
             shown = [substitutes(good, self.plan.num_instances) for good in valid]
-            batch["images"] = batch["images"][torch.cat([rows + i * size for i, rows in enumerate(shown)])]
+            order = torch.cat([rows + i * size for i, rows in enumerate(shown)])
+            batch |= {key: batch[key][order] for key in ("images", "views") if key in batch}
             indices = tuple(part[rows] for part, rows in zip(indices, shown))
         batch["indices"] = torch.cat(indices)
         batch["targets"] = torch.cat([table[part] for table, part in zip(labels, indices)])

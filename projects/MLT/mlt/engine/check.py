@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 
 from mlt.data.build import build_train_loader
 from mlt.engine.start import build_bare_model, complete_config, mixed_precision
-from mlt.modeling.meta_arch import MixtureLabelTransport, ReidModel
+from mlt.modeling.meta_arch import PseudoLabelModel, ReidModel
 from mlt.registry import HOOKS, META_ARCHS
 from mlt.solver.build import build_optimizer
 from mlt.solver.lr_schedule import build_lr_scheduler
@@ -49,10 +49,11 @@ def check_run(cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence[ReidR
     build_lr_scheduler(cfg, optimizer, cfg.SOLVER.ITERS_PER_EPOCH)
     mixed_precision(cfg)
     build_train_loader(cfg, source, target)
-    if isinstance(model, MixtureLabelTransport):
+    if isinstance(model, PseudoLabelModel):
         if not target:
             raise ValueError(f"{cfg.MODEL.META_ARCHITECTURE} labels target images, but DATASETS.TARGETS is empty")
         HOOKS.get("PseudoLabelHook")(cfg, None)  # a host is first asked when training starts
+        _warn_of_rounds(cfg)
         _warn_of_untrained_classifiers(cfg, model)
 
 
@@ -79,6 +80,17 @@ def _check_groups(cfg: CfgNode) -> None:
         raise ValueError(
             f"MODEL.BN_GROUP {cfg.MODEL.BN_GROUP} does not divide the {rows} images of a domain that a process has = "
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} / {comm.world_size()} process(es)"
+        )
+
+
+def _warn_of_rounds(cfg: CfgNode) -> None:
+    labels, epochs = cfg.PSEUDO_LABELS, cfg.SOLVER.MAX_EPOCH
+    begun = -(-epochs // labels.PERIOD)
+    if begun < labels.ROUNDS:
+        warn_once(
+            logger,
+            f"Only {begun} of PSEUDO_LABELS.ROUNDS {labels.ROUNDS} begin within SOLVER.MAX_EPOCH {epochs}, one every "
+            f"PSEUDO_LABELS.PERIOD {labels.PERIOD} epochs",
         )
 
 

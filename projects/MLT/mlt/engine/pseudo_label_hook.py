@@ -14,11 +14,12 @@ from torch.nn.functional import normalize
 from yacs.config import CfgNode
 
 from mlt.clustering.camera_centering import center_cameras
-from mlt.clustering.label_target import check_labels, cluster_kmeans, transport_labels
+from mlt.clustering.clusterings import Clustering
+from mlt.clustering.label_target import check_labels, transport_labels
 from mlt.clustering.quality import label_quality
 from mlt.config import configurable
 from mlt.engine.train_loop import HookBase
-from mlt.registry import HOOKS
+from mlt.registry import CLUSTERINGS, HOOKS
 from mlt.structures import PseudoLabels
 from mlt.utils import comm
 
@@ -55,15 +56,13 @@ class PseudoLabelHook(HookBase):
 
     Args:
         host: gives features, takes labels.
-        num_clusters: clusters of each group.
-        group: the driving group.
-        rounds: clusterings in the run.
+        clustering: features -> labels.
+        rounds: clusterings in the run; 0 = one every `period` epochs to the end.
         period: epochs from one clustering to the next.
         restart: each round starts again from Stage I.
         min_clusters: identities of a batch; fewer clusters than these are a collapse.
-        seed: seed of K-Means.
+        unit_norm: give every feature length 1 before clustering.
         camera_centering: subtract each camera's mean before clustering.
-        kmeans: further arguments of K-Means (num_restarts, max_iter).
         transport_period: epochs between label transports; 0 = never.
         transport_feature: "normalized" or "raw" embeddings for its logits.
         transport: further arguments of label transport (sharpness, tolerance, max_iter).
@@ -74,35 +73,27 @@ class PseudoLabelHook(HookBase):
         self,
         *,
         host: LabelHost,
-        num_clusters: tuple[int, ...],
-        group: int,
+        clustering: Clustering,
         rounds: int,
         period: int,
         restart: bool,
         min_clusters: int,
-        seed: int = 0,
+        unit_norm: bool = True,
         camera_centering: bool = False,
-        kmeans: dict[str, Any] | None = None,
         transport_period: int = 1,
         transport_feature: str = "normalized",
         transport: dict[str, Any] | None = None,
     ) -> None:
         if transport_feature not in ("normalized", "raw"):
             raise ValueError(f"LABEL_TRANSPORT.FEATURE must be 'normalized' or 'raw', got {transport_feature!r}")
-        if not 0 <= group < len(num_clusters):
-            raise ValueError(
-                f"PSEUDO_LABELS.GROUP {group} is none of the {len(num_clusters)} groups of PSEUDO_LABELS.NUM_CLUSTERS "
-                f"{tuple(num_clusters)}; groups are counted from 0"
-            )
         self.host = host
-        self.num_clusters = tuple(num_clusters)
-        self.group = group
-        self.cluster_epochs = {r * period for r in range(rounds)}
+        self.clustering = clustering
+        self.rounds = rounds
+        self.period = period
         self.restart = restart
         self.min_clusters = min_clusters
-        self.seed = seed
+        self.unit_norm = unit_norm
         self.camera_centering = camera_centering
-        self.kmeans = kmeans or {}
         self.transport_period = transport_period
         self.transport_feature = transport_feature
         self.transport = transport or {}
@@ -119,25 +110,21 @@ class PseudoLabelHook(HookBase):
             host: the program that trains.
 
         Raises:
-            ValueError: an unknown METHOD or SCHEDULE, a number out of range, or a round that MAX_EPOCH cuts off.
+            ValueError: an unknown SCHEDULE, or a number out of range.
         """
         labels, transport = cfg.PSEUDO_LABELS, cfg.LABEL_TRANSPORT
-        if labels.METHOD != "kmeans":
-            raise ValueError(f"PSEUDO_LABELS.METHOD must be 'kmeans', got {labels.METHOD!r}")
         if labels.SCHEDULE not in ("restart", "warm"):
             raise ValueError(f"PSEUDO_LABELS.SCHEDULE must be 'restart' or 'warm', got {labels.SCHEDULE!r}")
         _check_numbers(cfg)
         return {
             "host": host,
-            "num_clusters": labels.NUM_CLUSTERS,
-            "group": labels.GROUP,
+            "clustering": CLUSTERINGS.get(labels.METHOD)(cfg),
             "rounds": labels.ROUNDS,
             "period": labels.PERIOD,
             "restart": labels.SCHEDULE == "restart",
             "min_clusters": cfg.SOLVER.IMS_PER_BATCH // cfg.DATALOADER.NUM_INSTANCE,
-            "seed": cfg.SEED,
+            "unit_norm": labels.UNIT_NORM,
             "camera_centering": labels.CAMERA_CENTERING,
-            "kmeans": {"num_restarts": labels.NUM_RESTARTS, "max_iter": labels.MAX_ITER},
             "transport_period": transport.PERIOD if transport.ENABLED else 0,
             "transport_feature": transport.FEATURE,
             "transport": {
@@ -158,7 +145,8 @@ class PseudoLabelHook(HookBase):
         if epoch == self.labelled_epoch:
             return
         previous = self.labels
-        if epoch in self.cluster_epochs or previous is None:
+        turn, rest = divmod(epoch, self.period)
+        if previous is None or (rest == 0 and (turn < self.rounds or not self.rounds)):
             self._cluster(first=previous is None)
         elif self.transport_period and epoch % self.transport_period == 0:
             self._transport(previous)
@@ -171,7 +159,8 @@ class PseudoLabelHook(HookBase):
         features = self._features(embeddings)
         labels: PseudoLabels | None = None
         if comm.is_main():
-            labels = cluster_kmeans(features, self.num_clusters, group=self.group, seed=self.seed, **self.kmeans)
+            labels = self.clustering(features)
+            self.host.log({f"labels/{name}": value for name, value in self.clustering.report.items()})
             labels = check_labels(labels, min_clusters=self.min_clusters, previous=self.labels)
         labels, kept = comm.broadcast_object((labels, labels is self.labels))
         if not kept:  # a collapsed clustering leaves the old one in place
@@ -191,8 +180,8 @@ class PseudoLabelHook(HookBase):
         self._hand_over(comm.broadcast_object(labels))
 
     def _features(self, embeddings: Tensor) -> Tensor:
-        """Unit rows; without what is common to a camera's images, if so configured."""
-        features = normalize(embeddings)
+        """What is clustered; without what is common to a camera's images, if so configured."""
+        features = normalize(embeddings) if self.unit_norm else embeddings
         return center_cameras(features, self.host.target_ids()[0]) if self.camera_centering else features
 
     def _hand_over(self, labels: PseudoLabels) -> None:
@@ -217,6 +206,7 @@ class PseudoLabelHook(HookBase):
             "group": self.labels.group,
             "labelled_epoch": self.labelled_epoch,
             "quality": self.quality,
+            "clustering": self.clustering.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -229,22 +219,20 @@ class PseudoLabelHook(HookBase):
             self.labels = PseudoLabels(state["labels"], tuple(state["num_clusters"]), state["group"])
             self.labelled_epoch = state["labelled_epoch"]
             self.quality = state["quality"]
+            self.clustering.load_state_dict(state["clustering"])
 
 
 def _check_numbers(cfg: CfgNode) -> None:
     labels, transport = cfg.PSEUDO_LABELS, cfg.LABEL_TRANSPORT
-    numbers = {f"PSEUDO_LABELS.{key}": labels[key] for key in ("ROUNDS", "PERIOD", "NUM_RESTARTS", "MAX_ITER")}
+    numbers = {f"PSEUDO_LABELS.{key}": labels[key] for key in ("PERIOD", "NUM_RESTARTS", "MAX_ITER")}
     numbers |= {f"LABEL_TRANSPORT.{key}": transport[key] for key in ("PERIOD", "MAX_ITER")}
     for key, value in numbers.items():
         if value < 1:
             raise ValueError(f"{key} must be >= 1, got {value}")
+    if labels.ROUNDS < 0:
+        raise ValueError(
+            f"PSEUDO_LABELS.ROUNDS must be >= 1, or 0 for as many as there is time for; got {labels.ROUNDS}"
+        )
     for key in ("LAMBDA", "TOLERANCE"):
         if transport[key] <= 0:
             raise ValueError(f"LABEL_TRANSPORT.{key} must be > 0, got {transport[key]}")
-    begins = (labels.ROUNDS - 1) * labels.PERIOD
-    if begins >= cfg.SOLVER.MAX_EPOCH:
-        raise ValueError(
-            f"PSEUDO_LABELS.ROUNDS {labels.ROUNDS} of PSEUDO_LABELS.PERIOD {labels.PERIOD} epochs: the last would "
-            f"begin after {begins} epochs, but SOLVER.MAX_EPOCH is {cfg.SOLVER.MAX_EPOCH}. "
-            f"Set PSEUDO_LABELS.ROUNDS {-(-cfg.SOLVER.MAX_EPOCH // labels.PERIOD)}, or raise SOLVER.MAX_EPOCH."
-        )

@@ -17,7 +17,7 @@ from mlt.data.build import build_test_loader, iters_per_epoch, shuffled
 from mlt.data.datasets import merge_train, read_datasets
 from mlt.engine.extract import adapt_batch_norm
 from mlt.modeling.build import build_model
-from mlt.modeling.meta_arch import MixtureLabelTransport, ReidModel
+from mlt.modeling.meta_arch import PseudoLabelModel, ReidModel
 from mlt.modeling.net_config import follow_weights
 from mlt.modeling.weights import load_weights
 from mlt.structures import UNKNOWN, ReidRecord
@@ -87,15 +87,28 @@ def build_start_model(cfg: CfgNode, target: Sequence[ReidRecord]) -> ReidModel:
         ValueError: the weights do not fit.
         FileNotFoundError: they are not there.
     """
-    path = _start_weights(cfg)
-    model = build_bare_model(cfg) if path else _build_downloading(cfg)
-    if path:
-        logger.info("weights from %s: %s", path, load_weights(model, path))
-        if isinstance(model, MixtureLabelTransport):
-            model.forget_run()
+    paths = list(cfg.PRETRAIN.WEIGHTS) or [cfg.MODEL.WEIGHTS] * bool(cfg.MODEL.WEIGHTS)
+    model = build_bare_model(cfg) if paths else _build_downloading(cfg)
+    if paths:
+        _load_start(model, paths)
+    if paths and isinstance(model, PseudoLabelModel):
+        model.forget_run()
     if cfg.PRETRAIN.ADAPT_BN and target:
         adapt_batch_norm(model, build_test_loader(cfg, shuffled(target)))
     return model
+
+
+def _load_start(model: ReidModel, paths: list[str]) -> None:
+    """One file for each student; or one for all, which holds them all or becomes each."""
+    content = load_checkpoint(paths[0])
+    students = model.branches
+    whole = any(name.startswith("peer.") for name in content.get("model", content))
+    if len(students) == 1 or (len(paths) == 1 and whole):
+        logger.info("weights from %s: %s", paths[0], load_weights(model, content))
+        return
+    for student, path in zip(students, paths * (len(students) // len(paths)), strict=True):
+        parts = {name: part for name, part in student.named_children() if name in ("backbone", "heads", "teacher")}
+        logger.info("weights from %s: %s", path, load_weights(nn.ModuleDict(parts), path))
 
 
 def _build_downloading(cfg: CfgNode) -> ReidModel:

@@ -21,7 +21,7 @@ from mlt.engine.extract import extract
 from mlt.engine.start import build_start_model, complete_config, mixed_precision, parallelize, read_train_images
 from mlt.engine.train_loop import HookBase, TrainLoop
 from mlt.modeling.layers import running_statistics
-from mlt.modeling.meta_arch import MixtureLabelTransport
+from mlt.modeling.meta_arch import PseudoLabelModel
 from mlt.modeling.net_config import describe_net
 from mlt.registry import HOOKS
 from mlt.solver.build import build_optimizer, zero_moments
@@ -67,7 +67,7 @@ class Trainer(TrainLoop):
         self.amp_dtype = mixed_precision(cfg)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
         self.net = parallelize(self.model)
-        self.loader = build_train_loader(cfg, self.source, self.target)
+        self.loader = build_train_loader(cfg, self.source, self.target, num_views=self.model.num_views)
         self.events = EventStorage(cfg.OUTPUT_DIR)
         self.checkpointer = Checkpointer(cfg.OUTPUT_DIR)
         self._losses: dict[str, Tensor] = {}
@@ -80,7 +80,7 @@ class Trainer(TrainLoop):
         chooser = next(((s.name, self.model.nets[-1]) for s in self.test_sets[:1] if s.has_test), None)
         evaluation = hooks.EvalHook(self.evaluate, cfg.TEST.EVAL_PERIOD, chooser)
         checkpoints = hooks.CheckpointHook(self.save, lambda: evaluation.is_best, cfg.SOLVER.CHECKPOINT_PERIOD)
-        adapts = isinstance(self.model, MixtureLabelTransport)
+        adapts = isinstance(self.model, PseudoLabelModel)
         return [
             hooks.StopOnSignal(),
             *([HOOKS.get("PseudoLabelHook")(cfg, self)] if adapts else []),
@@ -134,15 +134,19 @@ class Trainer(TrainLoop):
     # --- what the label hook asks of its host -------------------------------------------------------------------
 
     @property
-    def adaptive(self) -> MixtureLabelTransport:
+    def adaptive(self) -> PseudoLabelModel:
         """The model, known to be one that learns from pseudo labels."""
-        if not isinstance(self.model, MixtureLabelTransport):
+        if not isinstance(self.model, PseudoLabelModel):
             raise TypeError(f"{type(self.model).__name__} takes no pseudo labels")
         return self.model
 
     def extract_target(self) -> Tensor:
-        """Embeddings b [N, D] of all target images in their order, by the net that labels."""
-        return self._extract(self.target, self.loader.target, self.model.embed)
+        """What is clustered, [N, D], all target images in their order: the memory's rows, once it has some, or a pass
+        of the net that labels."""
+        memory = self.adaptive.memory
+        if self.cfg.PSEUDO_LABELS.FEATURES == "memory" and memory is not None and self.iter > 0:
+            return memory.target_features()
+        return self._extract(self.target, self.loader.target, self.adaptive.label_features)
 
     def classify(self, embeddings: Tensor) -> tuple[Tensor, ...]:
         """Logits [N, K_g] of each group's classifier, by the net that labels.
@@ -169,17 +173,24 @@ class Trainer(TrainLoop):
         if restart:
             self.model.load_state_dict(self._start)
             zero_moments(self.optimizer)
+        model = self.adaptive
+        source = None
+        if self.loader.source is not None and (model.memory or model.heads.num_source) and (restart or self.iter == 0):
+            source = self._source_means()
         centroids: tuple[Tensor, ...] = ()
         if self.cfg.MODEL.HEADS.INIT == "centroid":
             centroids = cluster_means(normalize(embeddings), labels)
         generator = torch.Generator().manual_seed(self.cfg.SEED + self.iter)
-        self.adaptive.reset_classifiers(labels.num_clusters, centroids, generator)
-        zero_moments(self.optimizer, list(self.adaptive.heads.classifiers))
-        memory = self.adaptive.memory
-        if self.source and memory is not None and (restart or self.iter == 0):
-            rows = normalize(self._extract(self.source, self.loader.source, self.adaptive.memory_features))
-            targets = torch.tensor([r.pid for r in self.source], device=rows.device)
-            memory.set_prototypes(segment_mean(rows, targets, self.cfg.MODEL.HEADS.NUM_CLASSES)[0])
+        model.reset_classifiers(labels.num_clusters, centroids, source if centroids else None, generator)
+        zero_moments(self.optimizer, model.classifiers)
+        if model.memory is not None:
+            model.memory.start_round(labels.targets, embeddings, source)
+
+    def _source_means(self) -> Tensor:
+        """Mean unit feature of each source identity, [S, C], in the memory's space."""
+        rows = normalize(self._extract(self.source, self.loader.source, self.adaptive.memory_features))
+        targets = torch.tensor([r.pid for r in self.source], device=rows.device)
+        return segment_mean(rows, targets, self.cfg.MODEL.HEADS.NUM_CLASSES)[0]
 
     def set_pseudo_labels(self, labels: PseudoLabels) -> None:
         """Hand labels to loader and model.

@@ -112,11 +112,21 @@ class ResNet(nn.Module):
         Returns:
             [B, out_channels, H/16, W/16] with last_stride 1, half of it with 2.
         """
+        return self.layer4(self.shallow(images))
+
+    def shallow(self, images: Tensor) -> Tensor:
+        """Images to the feature map of layer3.
+
+        Args:
+            images: float [B, 3, H, W], normalised.
+
+        Returns:
+            [B, out_channels / 2, H/16, W/16]
+        """
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         x = self.layer1(x)
         x = _run_layer(self.layer2, self.NL_2, x)
-        x = _run_layer(self.layer3, self.NL_3, x)
-        return self.layer4(x)
+        return _run_layer(self.layer3, self.NL_3, x)
 
     def load_pretrained(self, path: str = "") -> LoadReport:
         """Load ImageNet weights.

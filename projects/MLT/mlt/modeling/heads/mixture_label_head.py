@@ -24,16 +24,18 @@ class MixtureLabelHead(NeckHead):
     """Pooling, BNNeck, G bias-free classifiers of fixed capacity, and the memory projection.
 
     A new clustering re-initialises classifier rows in place, because replaced Parameters would break the optimizer,
-    DDP and the resuming of a run. Rows from `active[g]` on are cut off the logits. Source: Zheng et al., CVPR 2021.
+    DDP and the resuming of a run. With `num_source`, each classifier has rows of source identities before those of
+    the clusters. Rows behind the `active[g]` clusters are cut off the logits. Source: Zheng et al., CVPR 2021.
 
     Args:
         in_channels: channels C of the feature map.
-        capacities: rows of each classifier, G numbers >= 1.
+        capacities: clusters that each classifier can hold, G numbers >= 1.
         pool_layer: a key of POOL_LAYERS.
         cls_layer: "Linear", or "CosSoftmax": scale times the cosine.
         scale: factor of the cosine, > 0.
         dropout: probability before classifiers and projection, in [0, 1).
         with_projection: add the memory head, Linear and batch norm, whose output h the memory compares.
+        num_source: source identities S that every classifier tells apart as well, >= 0.
     """
 
     active: Tensor
@@ -48,15 +50,17 @@ class MixtureLabelHead(NeckHead):
         scale: float = 16.0,
         dropout: float = 0.0,
         with_projection: bool = True,
+        num_source: int = 0,
     ) -> None:
         super().__init__(in_channels, pool_layer, cls_layer, scale, dropout)
         if not capacities or min(capacities) < 1:
             raise ValueError(f"MixtureLabelHead needs at least one classifier with rows, got capacities {capacities}")
+        self.num_source = num_source
         self.classifiers = nn.ParameterList(
-            nn.Parameter(torch.randn(rows, in_channels) * CLASSIFIER_STD) for rows in capacities
+            nn.Parameter(torch.randn(num_source + rows, in_channels) * CLASSIFIER_STD) for rows in capacities
         )
         self.register_buffer("active", torch.tensor(capacities))
-        self._num_active = tuple(capacities)  # `active` as Python numbers: reading the buffer would wait for the GPU
+        self.num_active = tuple(capacities)  # `active` as Python numbers: reading the buffer would wait for the GPU
         self.register_load_state_dict_post_hook(_read_active)
         self.projection: nn.Sequential | None = None
         if with_projection:
@@ -72,13 +76,20 @@ class MixtureLabelHead(NeckHead):
             in_channels: channels of the feature map.
 
         Raises:
-            ValueError: more clusters than MODEL.HEADS.MAX_CLUSTERS, or an unknown MODEL.HEADS.INIT or MEMORY.FEATURE.
+            ValueError: more clusters than MODEL.HEADS.MAX_CLUSTERS, a clustering of free size without it, or an unknown
+                MODEL.HEADS.INIT or MEMORY.FEATURE.
         """
         for key, value, known in (("MODEL.HEADS.INIT", cfg.MODEL.HEADS.INIT, INITS),
                                   ("MEMORY.FEATURE", cfg.MEMORY.FEATURE, MEMORY_FEATURES)):  # fmt: skip
             if value not in known:
                 raise ValueError(f"{key} must be one of {', '.join(known)}, got {value!r}")
-        clusters, limit = tuple(cfg.PSEUDO_LABELS.NUM_CLUSTERS), cfg.MODEL.HEADS.MAX_CLUSTERS
+        labels, limit = cfg.PSEUDO_LABELS, cfg.MODEL.HEADS.MAX_CLUSTERS
+        clusters = tuple(labels.NUM_CLUSTERS) if labels.METHOD == "kmeans" else (limit,)
+        if clusters == (0,) and labels.METHOD != "kmeans":
+            raise ValueError(
+                f"PSEUDO_LABELS.METHOD {labels.METHOD!r} finds the number of clusters by itself: set "
+                "MODEL.HEADS.MAX_CLUSTERS to the largest that the classifier shall hold"
+            )
         if limit and max(clusters, default=0) > limit:
             raise ValueError(
                 f"PSEUDO_LABELS.NUM_CLUSTERS {clusters} does not fit into MODEL.HEADS.MAX_CLUSTERS {limit}; "
@@ -88,12 +99,8 @@ class MixtureLabelHead(NeckHead):
             **cls.neck_config(cfg, in_channels),
             "capacities": (limit,) * len(clusters) if limit else clusters,
             "with_projection": bool(cfg.MEMORY.NAME) and cfg.MEMORY.FEATURE == "projection",
+            "num_source": cfg.MODEL.HEADS.NUM_CLASSES if cfg.MODEL.HEADS.WITH_SOURCE else 0,
         }
-
-    @property
-    def num_active(self) -> tuple[int, ...]:
-        """Classes of each classifier."""
-        return self._num_active
 
     def forward(self, fmap: Tensor) -> HeadOutput:
         """Pool, normalise, classify and project.
@@ -114,11 +121,11 @@ class MixtureLabelHead(NeckHead):
             embeddings: [B, C].
 
         Returns:
-            G tensors [B, active[g]]
+            G tensors [B, S + active[g]]
         """
         return tuple(
-            self.class_logits(embeddings, weight[:num])
-            for weight, num in zip(self.classifiers, self._num_active, strict=True)
+            self.class_logits(embeddings, weight[: self.num_source + num])
+            for weight, num in zip(self.classifiers, self.num_active, strict=True)
         )
 
     @torch.no_grad()
@@ -129,7 +136,7 @@ class MixtureLabelHead(NeckHead):
         centroids: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Start one classifier again, in place.
+        """Start the clusters' rows of one classifier again, in place.
 
         Args:
             group: which classifier.
@@ -141,9 +148,10 @@ class MixtureLabelHead(NeckHead):
             ValueError: more clusters than rows, or centroids of another shape.
         """
         weight = self.classifiers[group]
-        if not 1 <= num_clusters <= len(weight):
+        capacity = len(weight) - self.num_source
+        if not 1 <= num_clusters <= capacity:
             raise ValueError(
-                f"MixtureLabelHead: classifier {group} has {len(weight)} rows and cannot hold {num_clusters} clusters; "
+                f"MixtureLabelHead: classifier {group} has {capacity} rows and cannot hold {num_clusters} clusters; "
                 "set MODEL.HEADS.MAX_CLUSTERS to the largest number that a clustering may give"
             )
         if centroids is None:
@@ -154,9 +162,19 @@ class MixtureLabelHead(NeckHead):
                 raise ValueError(
                     f"MixtureLabelHead: centroids must be [{num_clusters}, {self.in_channels}], got {list(rows.shape)}"
                 )
-        weight[:num_clusters] = rows.to(weight)
+        weight[self.num_source : self.num_source + num_clusters] = rows.to(weight)
         self.active[group] = num_clusters
-        self._num_active = (*self._num_active[:group], num_clusters, *self._num_active[group + 1 :])
+        self.num_active = (*self.num_active[:group], num_clusters, *self.num_active[group + 1 :])
+
+    @torch.no_grad()
+    def set_source_rows(self, centroids: Tensor) -> None:
+        """Start the source identities' rows of every classifier from their mean features, in place.
+
+        Args:
+            centroids: [S, C]; rows become their unit vectors.
+        """
+        for weight in self.classifiers:
+            weight[: self.num_source] = F.normalize(centroids.float()).to(weight)
 
     @torch.no_grad()
     def reset_projection(self, generator: torch.Generator | None = None) -> None:
@@ -176,6 +194,6 @@ class MixtureLabelHead(NeckHead):
 
 def _read_active(head: MixtureLabelHead, _: Any) -> None:
     """After load_state_dict: a checkpoint of larger classifiers must not count rows that are not here."""
-    capacities = torch.tensor([len(weight) for weight in head.classifiers])
+    capacities = torch.tensor([len(weight) - head.num_source for weight in head.classifiers])
     head.active.copy_(torch.minimum(head.active.cpu(), capacities))
-    head._num_active = tuple(head.active.tolist())
+    head.num_active = tuple(head.active.tolist())

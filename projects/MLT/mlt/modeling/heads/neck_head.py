@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from mlt.config import configurable
 from mlt.modeling.layers import build_pool_layer
+from mlt.registry import HEADS
 
 CLASSIFIER_STD = 0.001  # of new classifier rows; small rows start all classes at nearly equal logits
 CLS_LAYERS = ("Linear", "CosSoftmax")
@@ -22,16 +24,31 @@ class HeadOutput(NamedTuple):
         embeddings: b [B, C], after the BNNeck; unit-norm b is the retrieval feature.
         logits: one [B, K_g] for each classifier.
         projection: h [B, C] of the memory head, not normalised; None without one.
+        auxiliary: of a second head on a shallower map; None without one.
     """
 
     features: Tensor
     embeddings: Tensor
     logits: tuple[Tensor, ...]
     projection: Tensor | None = None
+    auxiliary: HeadOutput | None = None
+
+    def behind(self, first: int) -> HeadOutput:
+        """The output without its first rows.
+
+        Args:
+            first: how many to leave out: with the source rows of a batch, the target's stay.
+        """
+        projection = None if self.projection is None else self.projection[first:]
+        auxiliary = None if self.auxiliary is None else self.auxiliary.behind(first)
+        logits = tuple(z[first:] for z in self.logits)
+        return HeadOutput(self.features[first:], self.embeddings[first:], logits, projection, auxiliary)
 
 
+@HEADS.register()
 class NeckHead(nn.Module):
-    """Pooling and BNNeck (Luo et al., CVPRW 2019); subclasses add classifiers.
+    """Pooling and BNNeck (Luo et al., CVPRW 2019); subclasses add classifiers. Alone it serves methods whose memory
+    is their classifier.
 
     Args:
         in_channels: channels C of the feature map.
@@ -41,7 +58,18 @@ class NeckHead(nn.Module):
         dropout: probability before classifiers and projection, in [0, 1).
     """
 
-    def __init__(self, in_channels: int, pool_layer: str, cls_layer: str, scale: float, dropout: float) -> None:
+    num_source = 0  # source identities that the classifiers hold as well
+    num_active: tuple[int, ...] = ()  # clusters of each classifier
+
+    @configurable
+    def __init__(
+        self,
+        in_channels: int,
+        pool_layer: str = "GeneralizedMeanPoolingP",
+        cls_layer: str = "Linear",
+        scale: float = 16.0,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         if cls_layer not in CLS_LAYERS:
             raise ValueError(f"MODEL.HEADS.CLS_LAYER must be one of {', '.join(CLS_LAYERS)}, got {cls_layer!r}")
@@ -59,6 +87,16 @@ class NeckHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     @classmethod
+    def from_config(cls, cfg: CfgNode, in_channels: int) -> dict[str, Any]:
+        """Constructor arguments from MODEL.HEADS.
+
+        Args:
+            cfg: the whole tree.
+            in_channels: channels of the feature map.
+        """
+        return cls.neck_config(cfg, in_channels)
+
+    @classmethod
     def neck_config(cls, cfg: CfgNode, in_channels: int) -> dict[str, Any]:
         """This class's constructor arguments from MODEL.HEADS.
 
@@ -74,6 +112,15 @@ class NeckHead(nn.Module):
             "scale": node.SCALE,
             "dropout": node.DROPOUT,
         }
+
+    def forward(self, fmap: Tensor) -> HeadOutput:
+        """Pool and normalise.
+
+        Args:
+            fmap: [B, C, H, W].
+        """
+        features = self.pool_layer(fmap)
+        return HeadOutput(features, self.bottleneck(features), ())
 
     def class_logits(self, embeddings: Tensor, weight: Tensor) -> Tensor:
         """Logits of one classifier.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mlt.modeling.heads import HeadOutput
 from mlt.utils import comm
 
 
@@ -16,6 +17,18 @@ class ReidLoss(nn.Module):
 
     key: str
     reads: str
+
+    def of(self, out: HeadOutput, labels: Tensor, group: int = 0) -> Tensor:
+        """The loss of what a head returned.
+
+        Args:
+            out: of B rows, from G classifiers.
+            labels: int64 [G, B], -1 where there is none.
+            group: the row of `labels` that says which pairs belong together.
+        """
+        if self.reads == "logits":
+            return self(out.logits, labels)
+        return self.over_processes(getattr(out, self.reads), labels[group])
 
     def over_processes(self, rows: Tensor, targets: Tensor) -> Tensor:
         """A loss over pairs, mined among the rows of all processes.

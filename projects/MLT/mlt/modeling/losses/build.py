@@ -16,9 +16,9 @@ def build_losses(cfg: CfgNode) -> list[ReidLoss]:
 
     Raises:
         KeyError: unknown name.
-        ValueError: no name, or the same one twice.
+        ValueError: the same name twice.
     """
     names = cfg.MODEL.LOSSES.NAME
-    if not names or len(set(names)) < len(names):
+    if len(set(names)) < len(names):
         raise ValueError(f"MODEL.LOSSES.NAME must be different names out of {', '.join(LOSSES)}; got {names}")
     return [LOSSES.get(name)(cfg) for name in names]

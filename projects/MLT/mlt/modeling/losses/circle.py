@@ -33,19 +33,24 @@ class CircleLoss(nn.Module):
         self.divisor = divisor
 
     @full_precision
-    def forward(self, similarity: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    def forward(
+        self, similarity: Tensor, positives: Tensor, negatives: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
         """The loss.
 
         Args:
             similarity: cosines [B, M].
             positives: bool [B, M].
             negatives: bool [B, M]; what is in neither set is ignored.
+            weights: [B, M] > 0, factor of each pair in the two sums; None = 1.
         """
         if not similarity.numel():
             return 0.0 * similarity.sum()
         detached = similarity.detach()
         pull = -self.gamma * (1 + self.margin - detached).relu() * (similarity - 1 + self.margin)
         push = self.gamma * (detached + self.margin).relu() * (similarity - self.margin)
+        if weights is not None:
+            pull, push = pull + weights.log(), push + weights.log()
         pull = pull.masked_fill(~positives, EXCLUDED).logsumexp(1)
         push = push.masked_fill(~negatives, EXCLUDED).logsumexp(1)
         return F.softplus(pull + push).mean() / self.divisor

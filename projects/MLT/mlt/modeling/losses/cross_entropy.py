@@ -50,12 +50,13 @@ class CrossEntropyLoss(ReidLoss):
         return {"epsilon": cfg.MODEL.LOSSES.CE.EPSILON, "scale": cfg.MODEL.LOSSES.CE.SCALE}
 
     @full_precision
-    def forward(self, logits: Tensor | Sequence[Tensor], targets: Tensor) -> Tensor:
+    def forward(self, logits: Tensor | Sequence[Tensor], targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """The loss.
 
         Args:
             logits: [B, K], or G tensors [B, K_g].
             targets: int64 [B], or [G, B]; 0 .. K_g - 1, or -1.
+            weights: [B], factor of each row's loss, e.g. `reliability`; None = 1. The mean stays one over rows.
 
         Raises:
             ValueError: another number of classifiers than of label rows.
@@ -64,9 +65,10 @@ class CrossEntropyLoss(ReidLoss):
         labels = targets if targets.dim() == 2 else targets[None]
         if len(groups) != len(labels):
             raise ValueError(f"CrossEntropyLoss: {len(groups)} classifiers but labels for {len(labels)}")
-        losses = [self._mean_over_rows(z, y) for z, y in zip(groups, labels, strict=True)]
+        losses = [self._mean_over_rows(z, y, weights) for z, y in zip(groups, labels, strict=True)]
         return self.scale * torch.stack(losses).mean()
 
-    def _mean_over_rows(self, logits: Tensor, targets: Tensor) -> Tensor:
-        total = F.cross_entropy(logits, targets, ignore_index=UNKNOWN, label_smoothing=self.epsilon, reduction="sum")
+    def _mean_over_rows(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        losses = F.cross_entropy(logits, targets, ignore_index=UNKNOWN, label_smoothing=self.epsilon, reduction="none")
+        total = losses.sum() if weights is None else (weights * losses).sum()
         return total / (targets != UNKNOWN).sum().clamp(min=1)

@@ -50,10 +50,7 @@ class Baseline(ReidModel):
         images, targets, _ = self.unpack(batch)
         source, target = images.split([len(targets), len(images) - len(targets)])
         out = self.heads(self.backbone(source))
-        losses = {}
-        for loss in self.losses:
-            rows = getattr(out, loss.reads)
-            losses[loss.key] = loss(rows, targets) if loss.reads == "logits" else loss.over_processes(rows, targets)
+        losses = self.reid_losses(out, targets[None])
         if len(target):
             with torch.no_grad():
                 self.heads(self.backbone(target))

@@ -14,9 +14,9 @@ from mlt.config import configurable
 from mlt.modeling.backbones import build_backbone
 from mlt.modeling.heads import HeadOutput
 from mlt.modeling.layers import convert_batch_norm
-from mlt.modeling.losses import ReidLoss, build_losses
+from mlt.modeling.losses import MutualLoss, ReidLoss, build_losses
 from mlt.modeling.mean_teacher import MeanTeacher
-from mlt.registry import HEADS
+from mlt.registry import HEADS, LOSSES
 from mlt.structures import SOURCE, Batch
 
 NORMS = ("BN", "SyncBN")
@@ -36,9 +36,12 @@ class ReidModel(nn.Module):
 
     Attributes:
         num_starts: nets that are trained, each from a Stage I of its own (PRETRAIN.SEEDS).
+        num_views: augmentations of each training image in a batch.
     """
 
     num_starts: ClassVar[int] = 1
+    num_views: ClassVar[int] = 1
+    group = 0  # the row of labels that pair losses read
     pixel_mean: Tensor
     pixel_std: Tensor
     losses: Iterable[ReidLoss]
@@ -69,7 +72,7 @@ class ReidModel(nn.Module):
             cfg: the whole tree.
 
         Raises:
-            ValueError: unknown MODEL.BACKBONE.NORM.
+            ValueError: unknown MODEL.BACKBONE.NORM, no loss at all, or one between two nets where there is one.
         """
         norm = cfg.MODEL.BACKBONE.NORM
         if norm not in NORMS:
@@ -78,18 +81,38 @@ class ReidModel(nn.Module):
         heads = HEADS.get(cfg.MODEL.HEADS.NAME)(cfg, backbone.out_channels)
         for net in (backbone, heads):
             convert_batch_norm(net, dsbn=cfg.MODEL.DSBN, group_size=cfg.MODEL.BN_GROUP, sync=norm == "SyncBN")
+        losses = build_losses(cfg)
+        mutual = [type(loss).__name__ for loss in losses if isinstance(loss, MutualLoss)]
+        if mutual and cls.num_starts < 2:
+            raise ValueError(f"MODEL.LOSSES.NAME: {' and '.join(mutual)} compare two nets, {cls.__name__} has one")
+        if not losses and not cls.memory_name(cfg):
+            raise ValueError(f"There is no loss: MODEL.LOSSES.NAME is empty; it takes names out of {', '.join(LOSSES)}")
         return {
             "backbone": backbone,
             "heads": heads,
-            "losses": build_losses(cfg),
+            "losses": losses,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
+
+    @classmethod
+    def memory_name(cls, cfg: CfgNode) -> str:
+        """The memory that the model has by this config, "" for none.
+
+        Args:
+            cfg: the whole tree.
+        """
+        return ""
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.pixel_mean.device
+
+    @property
+    def branches(self) -> tuple[ReidModel, ...]:
+        """The students, each with its teacher."""
+        return (self,)
 
     @property
     def nets(self) -> tuple[str, ...]:
@@ -160,6 +183,18 @@ class ReidModel(nn.Module):
         """
         backbone, heads = self.net(net)
         return heads(backbone(self.preprocess(images)))
+
+    def reid_losses(self, out: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
+        """Each of `losses`, and with a shallow head each for it as well.
+
+        Args:
+            out: of B rows, from G classifiers.
+            labels: int64 [G, B].
+        """
+        values = {loss.key: loss.of(out, labels, self.group) for loss in self.losses}
+        if out.auxiliary is not None:
+            values |= {f"{loss.key}_shallow": loss.of(out.auxiliary, labels, self.group) for loss in self.losses}
+        return values
 
     def embed(self, images: Tensor, net: str = "teacher") -> Tensor:
         """Embeddings b after the BNNeck.
