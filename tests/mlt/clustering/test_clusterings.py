@@ -53,6 +53,7 @@ class TestFoundEps:
         resumed.load_state_dict(unbroken.state_dict())
         fresh = mmt()(second).labels
         assert torch.equal(resumed(second).labels, unbroken(second).labels)
+        assert resumed.report == unbroken.report == {"eps": found_eps(first, 0.05)}
         assert not torch.equal(resumed(second).labels, fresh)
 
     def test_a_given_eps_is_the_eps(self):

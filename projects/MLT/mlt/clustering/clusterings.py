@@ -157,6 +157,7 @@ class JaccardDbscan(Clustering):
             features: [N, D] unit rows.
         """
         if self.eps > 0:
+            self.report = {"eps": self.eps}
             return cluster_dbscan(features, eps=self.eps, min_samples=self.min_samples, **self.graph)
         graph = jaccard_graph(features, max_distance=1.0, **self.graph)
         self.eps = mean_of_smallest(graph, self.eps_share)
