@@ -208,9 +208,9 @@ class TestMixtureLabelTransport:
     def test_memory_space(self, mlt, batch_of):
         images = batch_of(0, 4)["images"]
         model = mlt().eval()
-        assert torch.equal(model.memory_features(images), model.run(images, "student").projection)
+        assert torch.equal(model.source_features(images), model.run(images, "student").projection)
         model = mlt("MEMORY.FEATURE", "embedding").eval()
-        assert torch.equal(model.memory_features(images), model.embed(images, "student"))
+        assert torch.equal(model.source_features(images), model.embed(images, "student"))
         model.train()(batch_of(4, 4))
 
     def test_without_source_rows(self, mlt, batch_of):

@@ -116,8 +116,6 @@ class JaccardDbscan(Clustering):
         eps_share: see `mean_of_smallest`.
     """
 
-    kept = ("eps",)
-
     @configurable
     def __init__(
         self,
@@ -129,6 +127,7 @@ class JaccardDbscan(Clustering):
         eps_share: float = 0.0016,
     ) -> None:
         self.eps = eps
+        self.kept = () if eps > 0 else ("eps",)  # one that is given may be changed for the rest of a run
         self.min_samples = min_samples
         self.graph: dict[str, Any] = {"k1": k1, "k2": k2, "window": window}
         self.eps_share = eps_share

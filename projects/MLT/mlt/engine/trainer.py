@@ -188,7 +188,7 @@ class Trainer(TrainLoop):
 
     def _source_means(self) -> Tensor:
         """Mean unit feature of each source identity, [S, C], in the memory's space."""
-        rows = normalize(self._extract(self.source, self.loader.source, self.adaptive.memory_features))
+        rows = normalize(self._extract(self.source, self.loader.source, self.adaptive.source_features))
         targets = torch.tensor([r.pid for r in self.source], device=rows.device)
         return segment_mean(rows, targets, self.cfg.MODEL.HEADS.NUM_CLASSES)[0]
 
