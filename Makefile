@@ -5,8 +5,6 @@ BIN := $(VENV)/bin
 WHEEL_ARCHS ?= 7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX
 NATIVE := setup.py pyproject.toml $(wildcard mlt_ops/csrc/*.* mlt_ops/csrc/*/*.*)
 
-# Threads that wait actively for one another stall small machines where several processes share the cores.
-export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .PHONY: install demo test lint types wheel gpu-check sanitize sanitize-threads sanitize-memory sanitize-cuda abi-check clean
@@ -42,6 +40,8 @@ lint: install
 types: install
 	$(BIN)/mypy
 
+# Threads that wait actively for one another stall small machines where several processes share the cores.
+test: export OMP_WAIT_POLICY ?= PASSIVE
 test: lint types
 	$(BIN)/python -m pytest --timeout=600
 
