@@ -281,7 +281,7 @@ def test_weights_scale_the_losses(bank):
         ({"queue_size": 0}, "QUEUE_SIZE"),
         ({"prototype_momentum": 1.5}, "PROTOTYPE_MOMENTUM"),
         ({"rows_per_class": 0}, "NUM_INSTANCE"),
-        ],
+    ],
 )
 def test_bad_arguments(options, match):
     with pytest.raises(ValueError, match=match):
