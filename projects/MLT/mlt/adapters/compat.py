@@ -154,9 +154,7 @@ def _rank_without_compiler() -> None:
                 return compile_here()
         except SystemExit:
             pass
-        warn_once(
-            logger, "FastReID's compiled ranking is not there: its Python one is used, which is some 40 times slower"
-        )
+        warn_once(logger, "FastReID's compiled ranking is not there: its Python one is used, which is slower")
 
     evaluation.compile_helper = try_to_compile
 
