@@ -8,17 +8,29 @@ from mlt.adapters.compat import enable_modern_runtime
 enable_modern_runtime()
 
 from mlt.adapters.fastreid.components import FastReIDHead, register_components  # noqa: E402
-from mlt.adapters.fastreid.data import TrainImages, load_identities, read_train, register_datasets  # noqa: E402
-from mlt.adapters.fastreid.trainer import MLTTrainer  # noqa: E402
+from mlt.adapters.fastreid.data import (  # noqa: E402
+    TrainImages,
+    embed_all,
+    load_all,
+    load_identities,
+    read_train,
+    register_datasets,
+)
+from mlt.adapters.fastreid.joint_loader import JointLoader  # noqa: E402
+from mlt.adapters.fastreid.trainer import ForeignHook, MLTTrainer  # noqa: E402
 from mlt.config import add_mlt_config  # noqa: E402
 
 register_components()
 
 __all__ = [
     "FastReIDHead",
+    "ForeignHook",
+    "JointLoader",
     "MLTTrainer",
     "TrainImages",
     "add_mlt_config",
+    "embed_all",
+    "load_all",
     "load_identities",
     "read_train",
     "register_components",

@@ -11,11 +11,13 @@ from fastreid.data.common import CommDataset
 from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 from fastreid.data.transforms import build_transforms
-from torch import Tensor
+from fastreid.evaluation.evaluator import inference_context
+from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from mlt.data.datasets import read_dataset
 from mlt.data.samplers import BatchPlan, IdentitySampler
+from mlt.engine.extract import extract
 from mlt.registry import DATASETS
 from mlt.structures import UNKNOWN, Batch, ReidRecord, ReidSet
 from mlt.utils import comm
@@ -158,3 +160,18 @@ def load_all(cfg: CfgNode, records: Sequence[ReidRecord]) -> Iterable[Batch]:
     images = TrainImages(records, build_transforms(cfg, is_train=False))
     size, workers = cfg.TEST.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS
     return host.build_reid_test_loader(images, test_batch_size=size, num_query=0, num_workers=workers)[0]
+
+
+def embed_all(
+    cfg: CfgNode, records: Sequence[ReidRecord], model: nn.Module, embed: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Rows of all images, [N, C], in their order, by a model in evaluation mode; every process gets all of them.
+
+    Args:
+        cfg: the whole tree.
+        records: the images.
+        model: goes into evaluation mode and back.
+        embed: float images [B, 3, H, W] -> [B, C], by the model.
+    """
+    with inference_context(model):
+        return extract(embed, load_all(cfg, records), len(records), torch.device(cfg.MODEL.DEVICE))

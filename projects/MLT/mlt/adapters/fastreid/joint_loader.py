@@ -47,6 +47,15 @@ class JointLoader:
         if with_source and source:
             self._start(SOURCE, torch.tensor([record.pid for record in source]))
 
+    def ids(self, domain: int) -> tuple[Tensor, Tensor]:
+        """Camera ids and identities of all images of a domain, int64 [N]; UNKNOWN where nobody knows.
+
+        Args:
+            domain: SOURCE or TARGET.
+        """
+        records = self.records[domain]
+        return torch.tensor([r.camid for r in records]), torch.tensor([r.pid for r in records])
+
     def set_target_identities(self, targets: Tensor) -> None:
         """New identities of the target images, from the next batch on.
 

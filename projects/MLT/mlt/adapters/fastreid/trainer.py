@@ -9,21 +9,19 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from fastreid.engine import DefaultTrainer
 from fastreid.engine.train_loop import HookBase
-from fastreid.evaluation.evaluator import inference_context
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.solver import build_optimizer
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from mlt.adapters.fastreid.components import NetConfig
-from mlt.adapters.fastreid.data import load_all, load_identities, read_train, register_datasets
+from mlt.adapters.fastreid.data import embed_all, load_all, load_identities, read_train, register_datasets
 from mlt.adapters.fastreid.joint_loader import JointLoader
 from mlt.data.build import iters_per_epoch, shuffled
 from mlt.engine import hooks
-from mlt.engine.extract import adapt_batch_norm, extract
+from mlt.engine.extract import adapt_batch_norm
 from mlt.engine.label_host import ModelLabelHost
 from mlt.engine.start import load_start
 from mlt.modeling.meta_arch import PseudoLabelModel
@@ -232,9 +230,7 @@ class MLTTrainer(ModelLabelHost, DefaultTrainer):
             domain: SOURCE or TARGET.
             embed: float images [B, 3, H, W] -> [B, C].
         """
-        records = self.data_loader.records[domain]
-        with inference_context(self.adaptive):
-            return extract(embed, load_all(self.cfg, records), len(records), self.adaptive.device)
+        return embed_all(self.cfg, self.data_loader.records[domain], self.adaptive, embed)
 
     def ids(self, domain: int) -> tuple[Tensor, Tensor]:
         """Camera ids and identities of all training images of a domain, int64 [N].
@@ -242,8 +238,7 @@ class MLTTrainer(ModelLabelHost, DefaultTrainer):
         Args:
             domain: SOURCE or TARGET.
         """
-        records = self.data_loader.records[domain]
-        return torch.tensor([r.camid for r in records]), torch.tensor([r.pid for r in records])
+        return self.data_loader.ids(domain)
 
     def set_target_identities(self, targets: Tensor) -> None:
         """Hand the driving group's labels to the loader.
