@@ -9,7 +9,7 @@ NATIVE := setup.py pyproject.toml $(wildcard mlt_ops/csrc/*.* mlt_ops/csrc/*/*.*
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: install demo test lint types wheel gpu-check sanitize sanitize-threads sanitize-memory sanitize-cuda clean
+.PHONY: install demo test lint types wheel gpu-check sanitize sanitize-threads sanitize-memory sanitize-cuda abi-check clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -77,6 +77,10 @@ sanitize-memory:
 	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		$(abspath $(BIN))/python -m pytest tests/mlt_ops -q
+
+# The same CPU-only binary under other interpreters: make abi-check PYTHONS="/venv/a/bin/python /venv/b/bin/python"
+abi-check: install
+	tests/abi.sh $(abspath $(BIN))/python $(abspath $(BIN))/python $(PYTHONS)
 
 # On a machine with a GPU: invalid accesses and races in the CUDA kernels.
 sanitize-cuda:

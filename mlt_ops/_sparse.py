@@ -11,7 +11,7 @@ from mlt_ops._library import has_cuda, has_extension, require_extension
 from mlt_ops.structures import SparseRows
 
 Csr = tuple[Tensor, Tensor, Tensor]  # rowptr or colptr, col or row, value
-_ROWS_PER_CALL = 16384  # a call lasts a fraction of a second: between two calls Python sees Ctrl-C
+_ROWS_PER_CALL = 8192  # a call lasts a fraction of a second: between two calls Python sees Ctrl-C
 _ENTRIES_PER_CALL = 1 << 24  # likewise
 
 
@@ -33,6 +33,16 @@ def require_kernels(op: str, device: torch.device) -> None:
         )
 
 
+def row_pieces(begin: int, end: int) -> list[tuple[int, int]]:
+    """First rows and rows after the last of the calls that work on rows begin..end.
+
+    Args:
+        begin: first row.
+        end: row after the last.
+    """
+    return [(i, min(i + _ROWS_PER_CALL, end)) for i in range(begin, end, _ROWS_PER_CALL)]
+
+
 def build_rows(build: Callable[[int, int], Csr], begin: int, end: int, device: torch.device) -> Csr:
     """Rows begin..end as CSR, from an operator that builds some rows at a time.
 
@@ -42,7 +52,7 @@ def build_rows(build: Callable[[int, int], Csr], begin: int, end: int, device: t
         end: row after the last.
         device: where the rows are.
     """
-    pieces = [build(i, min(i + _ROWS_PER_CALL, end)) for i in range(begin, end, _ROWS_PER_CALL)]
+    pieces = [build(*piece) for piece in row_pieces(begin, end)]
     empty = torch.zeros(0, dtype=torch.int32, device=device)
     pieces = pieces or [(empty.long(), empty, empty.float())]
     count, col, value = pieces[0] if len(pieces) == 1 else map(torch.cat, zip(*pieces))
@@ -73,8 +83,7 @@ def _transpose_cpu(rowptr: Tensor, col: Tensor, value: Tensor, num_cols: int) ->
         count += torch.bincount(part, minlength=num_cols)
     colptr = torch.nn.functional.pad(count.cumsum(0), (1, 0))
     following, row, row_value = colptr[:-1].clone(), torch.empty_like(col), torch.empty_like(value)
-    for begin in range(0, len(rowptr) - 1, _ROWS_PER_CALL):
-        end = min(begin + _ROWS_PER_CALL, len(rowptr) - 1)
+    for begin, end in row_pieces(0, len(rowptr) - 1):
         torch.ops.mlt_ops.scatter_columns(rowptr, col, value, begin, end, following, row, row_value)
     return colptr, row, row_value
 

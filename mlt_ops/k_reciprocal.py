@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mlt_ops._inputs import as_features, as_neighbors
 from mlt_ops._library import has_extension
-from mlt_ops._sparse import Csr, build_rows, fake_rows, require_kernels
+from mlt_ops._sparse import Csr, build_rows, fake_rows, require_kernels, row_pieces
 from mlt_ops.structures import Neighbors, SparseRows
 
 Window = Literal["clustering", "reranking"]
@@ -92,12 +92,23 @@ def unchecked_k_reciprocal(rows: Tensor, found: Neighbors, k1: int, window: Wind
     if not len(rows):
         return build_rows(lambda begin, end: (rows, rows, rows), 0, 0, rows.device)
     sizes = (min(size, found.index.shape[1]) for size in window_sizes(k1, window, "k_reciprocal"))
-    full, half = (torch.ops.mlt_ops.mutual_neighbors(found.index, size) for size in sizes)
+    full, half = (mutual_neighbors(found.index, size) for size in sizes)
 
     def build(begin: int, end: int) -> Csr:
         return torch.ops.mlt_ops.k_reciprocal(rows, *found, full, half, divisor, begin, end)
 
     return build_rows(build, 0, len(rows), rows.device)
+
+
+def mutual_neighbors(index: Tensor, width: int) -> Tensor:
+    """Each row's neighbours that have it among theirs, within the first `width`; -1 in place of the others.
+
+    Args:
+        index: [N, k] int32.
+        width: columns that count, at most k.
+    """
+    pieces = row_pieces(0, len(index))
+    return torch.cat([torch.ops.mlt_ops.mutual_neighbors(index, width, begin, end) for begin, end in pieces])
 
 
 def _as_scale(scale: Tensor | None, rows: Tensor) -> Tensor:
@@ -117,8 +128,8 @@ def _as_scale(scale: Tensor | None, rows: Tensor) -> Tensor:
 if has_extension():
 
     @torch.library.register_fake("mlt_ops::mutual_neighbors")
-    def _fake_mutual_neighbors(index: Tensor, width: int) -> Tensor:
-        return index.new_empty(index.shape[0], width)
+    def _fake_mutual_neighbors(index: Tensor, width: int, begin: int, end: int) -> Tensor:
+        return index.new_empty(end - begin, width)
 
     @torch.library.register_fake("mlt_ops::k_reciprocal")
     def _fake_k_reciprocal(

@@ -101,12 +101,14 @@ def _search(
     (num_rows, dim), width = rows.shape, min(k + _SPARE, len(rows))
     budget = DEFAULT_MEMORY if max_memory is None else max_memory
     side = min(_TILE[rows.device.type], math.isqrt(budget // 16), math.isqrt(PRODUCTS_PER_CALL // max(dim, 1)))
-    chunk = rows_per_chunk(96 * width, max_memory, "knn", width * dim)
-    chunk_again = rows_per_chunk(96 * num_rows, max_memory, "knn", num_rows * dim)  # if the bounds admit every row
+    # A measured pair takes as long as a product of 16 pairs: its rows come from memory, not from a cache.
+    chunk = rows_per_chunk(96 * width, max_memory, "knn", 16 * width * dim)
+    chunk_again = rows_per_chunk(96 * num_rows, max_memory, "knn", 16 * num_rows * dim)  # if bounds admit every row
     with full_precision(rows.device):
         search = _Search(rows, targets, share, k)
         if backend == "faiss":
-            bounds, candidates = propose_by_faiss(search.goals, search.space, width, chunk_again)
+            targets_per_call = rows_per_chunk(12 * width, max_memory, "knn", num_rows * dim)
+            bounds, candidates = propose_by_faiss(search.goals, search.space, width, targets_per_call)
         else:
             bounds, candidates = propose(search.goals, search.space, width, side)
         doubtful = [torch.zeros(0, dtype=torch.int64, device=rows.device)]

@@ -78,9 +78,10 @@ inline void check_pair_distance_args(const Tensor& queries, const Tensor& rows, 
                   " and ", row.size(0));
 }
 
-inline void check_mutual_neighbors_args(const Tensor& index, int64_t width) {
+inline void check_mutual_neighbors_args(const Tensor& index, int64_t width, int64_t begin, int64_t end) {
   check_tensor("mutual_neighbors", "index", index, 2, ScalarType::Int, index);
   check_width("mutual_neighbors", "width", width, index);
+  check_row_range("mutual_neighbors", begin, end, index.size(0));
 }
 
 inline void check_k_reciprocal_args(const Tensor& features, const Tensor& distance, const Tensor& index,

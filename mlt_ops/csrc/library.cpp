@@ -10,8 +10,8 @@ STABLE_TORCH_LIBRARY(mlt_ops, m) {
   m.def("merge_nearest(Tensor tile, int first, bool by_column, Tensor(a!) distance, Tensor(b!) index) -> ()");
   // Squared distances [P] of the pairs (queries[query], rows[row]), indices int32
   m.def("pair_distance(Tensor queries, Tensor rows, Tensor query, Tensor row) -> Tensor");
-  // index [N, k] int32 -> [N, width] int32: the neighbours that are mutual within `width`, -1 in place of the others
-  m.def("mutual_neighbors(Tensor index, int width) -> Tensor");
+  // index [N, k] int32 -> rows begin..end of [N, width] int32: neighbours mutual within `width`, -1 in place of others
+  m.def("mutual_neighbors(Tensor index, int width, int begin, int end) -> Tensor");
   // Rows begin..end of a sparse matrix: number of entries per row, columns (int32), values.
   m.def("k_reciprocal(Tensor features, Tensor distance, Tensor index, Tensor full, Tensor half, Tensor scale, "
         "int begin, int end) -> (Tensor, Tensor, Tensor)");

@@ -6,12 +6,16 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+import torch.distributed as dist
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN_NET = ROOT / "tools" / "train_net.py"
@@ -82,6 +86,25 @@ def fail(log: Path, *words: object, code: int = 2) -> str:
     assert found == code, f"exit code {found}, wanted {code}\n{command.text}"
     assert "Traceback" not in command.text, command.text
     return command.text
+
+
+def call_group(number: int, target: Callable[..., None], *args: object) -> None:
+    """Run target(rank, *args) in processes that form a torch.distributed group; all must succeed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [CONTEXT.Process(target=_in_group, args=(rank, number, port, target, *args)) for rank in range(number)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(LIMIT)
+    assert [process.exitcode for process in processes] == [0] * number
+
+
+def _in_group(rank: int, number: int, port: int, target: Callable[..., None], *args: object) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=number)
+    target(rank, *args)
+    dist.destroy_process_group()
 
 
 def call_python(*words: object) -> str:

@@ -7,15 +7,14 @@ import os
 import random
 import shutil
 import signal
-import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from commands import CONTEXT, LIMIT, call, start
+from commands import call, call_group, start
+from compare import assert_same
 
 from mlt.engine import run as engine
 from mlt.engine.trainer import Trainer
@@ -25,23 +24,6 @@ from mlt.utils.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow
 ONE_ROUND = ("PSEUDO_LABELS.ROUNDS", 1)  # of a run too short for its second
-
-
-def assert_same(a: Any, b: Any, where: str = "") -> None:
-    """Equal to the last bit, at every depth."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for number, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}/{number}")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
 
 
 def assert_same_run(run: Path, reference: Path, *, metrics: bool = True) -> None:
@@ -123,9 +105,8 @@ class StoppedTrainer(Trainer):
         stopper._asked = self.iter + 1 == self.stop_at and comm.rank() == 1
 
 
-def stop_and_resume(rank: int, world: int, port: int, words: list[str], folder: str) -> None:
+def stop_and_resume(rank: int, words: list[str], folder: str) -> None:
     """What each process does: a run as reference, one that stops within its second epoch, and the rest of that."""
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     engine.Trainer = StoppedTrainer  # type: ignore[misc]
     for name, stop_at, resume in (("reference", 0, False), ("run", 5, False), ("run", 0, True)):
         StoppedTrainer.stop_at = stop_at
@@ -137,22 +118,12 @@ def stop_and_resume(rank: int, world: int, port: int, words: list[str], folder: 
                 raise
             if rank == 0:
                 shutil.copy(f"{folder}/run/model_last.pth", f"{folder}/stopped.pth")
-    dist.destroy_process_group()
 
 
 def test_two_processes_stopped_within_an_epoch(stage_two: list[str], tmp_path: Path) -> None:
     """Each has seen other rows, and so has running statistics of its own until the end of the epoch."""
     words = [*stage_two, "SOLVER.MAX_EPOCH", "2", "PSEUDO_LABELS.ROUNDS", "1", "SOLVER.IMS_PER_BATCH", "16"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    args = (2, port, words, str(tmp_path))
-    processes = [CONTEXT.Process(target=stop_and_resume, args=(rank, *args)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(LIMIT)
-    assert [process.exitcode for process in processes] == [0, 0]
+    call_group(2, stop_and_resume, words, str(tmp_path))
     stopped = load_checkpoint(tmp_path / "stopped.pth")
     assert stopped["iteration"] == 5
     first, second = (state["model"]["backbone.bn1.BN_T.running_mean"] for state in stopped["processes"])

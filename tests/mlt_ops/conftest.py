@@ -57,10 +57,13 @@ def interrupted() -> Callable[[Callable[[], object]], float]:
             sent.append(time.perf_counter())
             signal.pthread_kill(main_thread, signal.SIGINT)
 
-        timer = threading.Timer(0.2, press)
-        timer.start()
-        with pytest.raises(KeyboardInterrupt):
-            call()
-        return time.perf_counter() - sent[0]
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
+        threading.Timer(0.2, press).start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                call()
+            return time.perf_counter() - sent[0]
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     return measure

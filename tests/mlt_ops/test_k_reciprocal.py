@@ -12,7 +12,7 @@ from torch import Tensor
 
 import mlt_ops
 from mlt_ops import reference
-from mlt_ops.k_reciprocal import window_sizes
+from mlt_ops.k_reciprocal import mutual_neighbors, window_sizes
 
 pytestmark = pytest.mark.skipif(not mlt_ops.has_extension(), reason=mlt_ops.describe_build())
 
@@ -123,10 +123,10 @@ def test_opcheck(device: torch.device, clustered: Callable[..., Tensor]) -> None
     features = clustered(40).to(device)
     distance, index = mlt_ops.knn(features, 6)
     index = index.int()
-    full = torch.ops.mlt_ops.mutual_neighbors(index, 6)
-    half = torch.ops.mlt_ops.mutual_neighbors(index, 4)
+    full = mutual_neighbors(index, 6)
+    half = mutual_neighbors(index, 4)
     arguments = (features, distance, index, full, half, features.new_ones(40), 0, 40)
-    torch.library.opcheck(torch.ops.mlt_ops.mutual_neighbors.default, (index, 6))
+    torch.library.opcheck(torch.ops.mlt_ops.mutual_neighbors.default, (index, 6, 3, 40))
     torch.library.opcheck(torch.ops.mlt_ops.k_reciprocal.default, arguments)
 
 

@@ -1,5 +1,6 @@
 // The row builders under the thread sanitizer, with std::thread instead of PyTorch's threads (`make sanitize`): one
 // thread and four must build the same rows.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
@@ -7,6 +8,7 @@
 
 #include "cpu/jaccard.h"
 #include "cpu/k_reciprocal.h"
+#include "cpu/nearest.h"
 
 using mlt_ops::Entry;
 
@@ -70,9 +72,46 @@ Rows transpose(const Rows& rows) {
   return result;
 }
 
+// The nearest of a tile's rows or columns, each thread with its own share of them, against a full sort.
+void check_nearest() {
+  constexpr int64_t kSide = 300, kWidth = 7;
+  std::vector<float> tile(kSide * kSide);
+  for (int64_t i = 0; i < kSide * kSide; ++i) tile[i] = static_cast<float>((i * 7919) % 100'003);
+  for (const bool by_column : {false, true}) {
+    std::vector<float> kept(kSide * kWidth, 1e9f);
+    std::vector<int32_t> origin(kSide * kWidth, -1);
+    std::vector<std::thread> threads;
+    for (int64_t t = 0; t < 4; ++t) {
+      threads.emplace_back([&, t] {
+        for (int64_t first = t * mlt_ops::kStrip; first < kSide; first += 4 * mlt_ops::kStrip) {
+          mlt_ops::NearestHeap heaps[mlt_ops::kStrip];
+          const int64_t count = std::min(mlt_ops::kStrip, kSide - first);
+          for (int64_t i = 0; i < count; ++i) {
+            heaps[i] = {kept.data() + (first + i) * kWidth, origin.data() + (first + i) * kWidth, kWidth};
+            if (!by_column) mlt_ops::merge_row(tile.data() + (first + i) * kSide, kSide, 0, heaps[i]);
+          }
+          if (by_column) mlt_ops::merge_columns(tile.data() + first, kSide, kSide, count, 0, heaps);
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (int64_t i = 0; i < kSide; ++i) {
+      std::vector<float> all(kSide), mine(kept.begin() + i * kWidth, kept.begin() + (i + 1) * kWidth);
+      for (int64_t j = 0; j < kSide; ++j) all[j] = by_column ? tile[j * kSide + i] : tile[i * kSide + j];
+      std::sort(all.begin(), all.end());
+      std::sort(mine.begin(), mine.end());
+      if (std::equal(mine.begin(), mine.end(), all.begin())) continue;
+      std::fprintf(stderr, "merge_nearest: the nearest of %s %ld are others\n", by_column ? "column" : "row",
+                   static_cast<long>(i));
+      std::exit(1);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
+  check_nearest();
   // Rows on a circle: a row's neighbours are the next ones on both sides.
   std::vector<float> features(kRows * kDim, 0.f), distance(kRows * kNeighbors), scale(kRows, 1.f);
   std::vector<int32_t> index(kRows * kNeighbors), full(kRows * kNeighbors), half(kRows * 7);

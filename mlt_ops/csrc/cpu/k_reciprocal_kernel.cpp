@@ -8,14 +8,14 @@
 
 namespace mlt_ops {
 
-Tensor mutual_neighbors_cpu(const Tensor& index, int64_t width) {
-  check_mutual_neighbors_args(index, width);
-  const int64_t num_rows = index.size(0), k = index.size(1);
-  Tensor mutual = torch::stable::new_empty(index, {num_rows, width});
+Tensor mutual_neighbors_cpu(const Tensor& index, int64_t width, int64_t begin, int64_t end) {
+  check_mutual_neighbors_args(index, width, begin, end);
+  const int64_t k = index.size(1);
+  Tensor mutual = torch::stable::new_empty(index, {end - begin, width});
   const int32_t* index_ptr = index.const_data_ptr<int32_t>();
   int32_t* mutual_ptr = mutual.mutable_data_ptr<int32_t>();
-  torch::stable::parallel_for(0, num_rows, kBlockRows, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) mutual_row(index_ptr, k, width, i, mutual_ptr + i * width);
+  torch::stable::parallel_for(begin, end, kBlockRows, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) mutual_row(index_ptr, k, width, i, mutual_ptr + (i - begin) * width);
   });
   return mutual;
 }

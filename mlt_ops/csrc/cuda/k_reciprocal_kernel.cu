@@ -13,11 +13,12 @@
 namespace mlt_ops {
 namespace {
 
-__global__ void mutual_kernel(const int32_t* index, int64_t num_rows, int64_t k, int64_t width, int32_t* mutual) {
+__global__ void mutual_kernel(const int32_t* index, int64_t begin, int64_t num_rows, int64_t k, int64_t width,
+                              int32_t* mutual) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t task = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; task < num_rows * width;
        task += stride) {
-    const int64_t i = task / width;
+    const int64_t i = begin + task / width;
     const int32_t j = index[i * k + task % width];
     bool found = false;
     for (int64_t q = 0; q < width; ++q) found |= index[j * k + q] == i;
@@ -177,13 +178,13 @@ Plan plan_for(const Input& in, const Tensor& features, int64_t num_rows) {
 
 }  // namespace
 
-Tensor mutual_neighbors_cuda(const Tensor& index, int64_t width) {
-  check_mutual_neighbors_args(index, width);
+Tensor mutual_neighbors_cuda(const Tensor& index, int64_t width, int64_t begin, int64_t end) {
+  check_mutual_neighbors_args(index, width, begin, end);
   const torch::stable::accelerator::DeviceGuard guard(index.get_device_index());
-  Tensor mutual = torch::stable::new_empty(index, {index.size(0), width});
+  Tensor mutual = torch::stable::new_empty(index, {end - begin, width});
   if (mutual.numel() == 0) return mutual;
   mutual_kernel<<<num_blocks((mutual.numel() + kThreads - 1) / kThreads), kThreads, 0, current_stream(index)>>>(
-      index.const_data_ptr<int32_t>(), index.size(0), index.size(1), width, mutual.mutable_data_ptr<int32_t>());
+      index.const_data_ptr<int32_t>(), begin, end - begin, index.size(1), width, mutual.mutable_data_ptr<int32_t>());
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return mutual;
 }

@@ -74,6 +74,23 @@ def test_transport_relabels_every_group() -> None:
     assert 0 <= report["transport/error"] <= TRANSPORT["tolerance"]
 
 
+def test_transport_leaves_outliers_alone() -> None:
+    """Neither do they get a label, nor do they take any class's mass."""
+    generator = torch.Generator().manual_seed(5)
+    rows = torch.arange(60).remainder(4).repeat(2, 1)
+    rows[0, ::3] = rows[1, 1:9] = -1
+    previous = PseudoLabels(rows, (4, 4), 0)
+    logits = [torch.randn(60, 4, generator=generator) for _ in range(2)]
+    logits[0][::3] *= 100  # as an outlier's may be
+    labels, _ = transport_labels(logits, previous, **TRANSPORT)
+    for g in range(2):
+        inliers = rows[g] >= 0
+        assert (labels.labels[g][~inliers] == -1).all()
+        assert torch.equal(labels.labels[g][inliers], label_transport(logits[g][inliers]).labels)
+    sizes = torch.bincount(labels.labels[0][rows[0] >= 0], minlength=4)
+    assert sizes.max() - sizes.min() <= 2  # 40 inliers in equal shares
+
+
 def test_transport_warns_when_iterations_run_out(caplog: pytest.LogCaptureFixture) -> None:
     logits = 9 * torch.randn(50, 5, generator=torch.Generator().manual_seed(6))
     previous = PseudoLabels(torch.zeros(1, 50, dtype=torch.int64), (5,))

@@ -124,6 +124,104 @@ def test_every_image_is_an_anchor_equally_often() -> None:
     assert anchors.max() < 250
 
 
+def draws_of_full_identities(labels: Tensor, camids: Tensor, plan: BatchPlan, epoch: int) -> list[list[Draw]]:
+    """What the sampler drew before it knew of single rows: P identities of a pass, K rows each."""
+    members = [np.flatnonzero(labels.numpy() == k) for k in range(int(labels.max()) + 1)]
+    members, cams = [m for m in members if len(m)], camids.numpy()
+    num_ids = plan.ims_per_batch // plan.num_instances
+    batches = []
+    for batch in range(plan.num_batches):
+        number, place = divmod(batch, len(members) // num_ids)
+        order = plan.random(epoch, 0, number).permutation(len(members))
+        random, rows = plan.random(epoch, 1, batch), []
+        for images in (members[i] for i in order[place * num_ids : (place + 1) * num_ids]):
+            anchor = random.integers(len(images))
+            others = images[cams[images] != cams[images[anchor]]]
+            if not len(others):
+                others = np.delete(images, anchor) if len(images) > 1 else images
+            rows += [images[anchor], *np.resize(random.permutation(others), plan.num_instances - 1)]
+        seeds = random.integers(2**32, size=plan.ims_per_batch)
+        batches.append([Draw(int(i), int(s)) for i, s in zip(rows, seeds)])
+    return batches
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases(), st.integers(0, 3))
+def test_padded_batches_are_what_they_were(case: tuple[Tensor, Tensor, BatchPlan], epoch: int) -> None:
+    labels, camids, plan = case
+    plan = replace(plan, world_size=1)
+    drawn = list(IdentitySampler(labels, camids, plan).batches(epoch))
+    assert drawn == draws_of_full_identities(labels, camids, plan, epoch)
+    if (
+        len(labels[labels >= 0].unique()) and (labels[labels >= 0].bincount() != 1).all()
+    ):  # then there is nothing to pad
+        assert drawn == list(IdentitySampler(labels, camids, replace(plan, pad_singletons=False)).batches(epoch))
+
+
+class TestSingleRows:
+    """SpCL: an un-clustered image is an identity of its own and has one row."""
+
+    LABELS = torch.cat([torch.arange(30) // 6, torch.arange(5, 45), torch.full((5,), -1)])  # 5 of 6, 40 of 1
+    CAMS = torch.arange(75) % 3
+    PLAN = replace(BIG, pad_singletons=False, num_batches=20)
+
+    def drawn(self, plan: BatchPlan, epoch: int = 0, start: int = 0) -> list[list[Draw]]:
+        return list(IdentitySampler(self.LABELS, self.CAMS, plan).batches(epoch, start))
+
+    def test_batches_are_full_and_single_images_come_once(self) -> None:
+        for batch in self.drawn(self.PLAN):
+            images = [draw.image for draw in batch]
+            assert len(images) == 16
+            counts = np.bincount(self.LABELS[images].numpy(), minlength=45)
+            assert counts[5:].max() <= 1
+            assert counts[:5].max() <= 4
+            assert len({i for i in images if i >= 30}) == counts[5:].sum()
+
+    def test_clusters_have_their_rows_in_one_piece_but_for_the_ends_of_a_batch(self) -> None:
+        cut = 0
+        for batch in self.drawn(self.PLAN):
+            rows = self.LABELS[[draw.image for draw in batch]].tolist()
+            blocks = [(k, rows.count(k)) for k in dict.fromkeys(rows) if k < 5]
+            for k, size in blocks:
+                place = rows.index(k)
+                assert rows[place : place + size] == [k] * size
+                assert size == 4 or place == 0 or place + size == 16
+                cut += size < 4
+        assert cut > 0
+
+    def test_a_pass_shows_every_identity(self) -> None:
+        """60 rows fill 3 batches of 16; what is over belongs to the next pass."""
+        shown = [self.LABELS[[draw.image for draw in batch]].tolist() for batch in self.drawn(self.PLAN)]
+        for first in range(0, 18, 3):
+            rows = [k for batch in shown[first : first + 3] for k in batch]
+            assert len(rows) == 48
+            assert all(rows.count(k) <= (4 if k < 5 else 1) for k in set(rows))
+        assert {k for batch in shown for k in batch} == set(range(45))
+
+    def test_pure_in_epoch_and_number_and_parted_among_processes(self) -> None:
+        whole = self.drawn(self.PLAN, epoch=2)
+        assert self.drawn(self.PLAN, epoch=2) == whole != self.drawn(self.PLAN, epoch=3)
+        assert all(self.drawn(self.PLAN, epoch=2, start=n) == whole[n:] for n in (1, 3, 7, 19))
+        shares = [self.drawn(replace(self.PLAN, rank=r, world_size=2), epoch=2) for r in range(2)]
+        assert [list(chain(*parts)) for parts in zip(*shares)] == whole
+
+    def test_an_identity_cut_in_two_still_has_other_cameras(self) -> None:
+        for batch in self.drawn(self.PLAN):
+            rows = [draw.image for draw in batch]
+            for k in range(5):
+                images = [i for i in rows if self.LABELS[i] == k]
+                if len(images) == 4:
+                    check_block(torch.tensor(images), self.LABELS, self.CAMS)
+
+    def test_rows_are_counted_not_identities(self) -> None:
+        single = torch.arange(12)
+        with pytest.raises(ValueError, match="12 identities with images, but a batch needs 4"):
+            IdentitySampler(single, torch.zeros(12), self.PLAN)
+        IdentitySampler(single, torch.zeros(12), replace(self.PLAN, pad_singletons=True))
+        (batch, *_) = IdentitySampler(torch.arange(16), torch.zeros(16), self.PLAN).batches(0)
+        assert sorted(draw.image for draw in batch) == list(range(16))
+
+
 def test_unknown_cameras_are_told_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlt.utils.log._said", set())
     labels = torch.arange(8) // 2

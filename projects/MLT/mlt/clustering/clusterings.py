@@ -23,8 +23,10 @@ class Clustering:
 
     Attributes:
         report: numbers of the last call, for the log.
+        kept: names of the attributes that belong to a checkpoint.
     """
 
+    kept: tuple[str, ...] = ()
     report: Mapping[str, float] = MappingProxyType({})
 
     def __call__(self, features: Tensor) -> PseudoLabels:
@@ -36,8 +38,8 @@ class Clustering:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """What has to survive a restart: numbers."""
-        return {}
+        """What has to survive a restart: the attributes named in `kept`."""
+        return {name: getattr(self, name) for name in self.kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave.
@@ -45,6 +47,8 @@ class Clustering:
         Args:
             state: as `state_dict` returned it.
         """
+        for name in self.kept:
+            setattr(self, name, state[name])
 
 
 @CLUSTERINGS.register("kmeans")
@@ -123,6 +127,7 @@ class JaccardDbscan(Clustering):
         eps_share: float = 0.0016,
     ) -> None:
         self.eps = eps
+        self.kept = () if eps > 0 else ("eps",)  # one that is given may be changed for the rest of a run
         self.min_samples = min_samples
         self.graph: dict[str, Any] = {"k1": k1, "k2": k2, "window": window}
         self.eps_share = eps_share
@@ -151,23 +156,12 @@ class JaccardDbscan(Clustering):
             features: [N, D] unit rows.
         """
         if self.eps > 0:
+            self.report = {"eps": self.eps}
             return cluster_dbscan(features, eps=self.eps, min_samples=self.min_samples, **self.graph)
         graph = jaccard_graph(features, max_distance=1.0, **self.graph)
         self.eps = mean_of_smallest(graph, self.eps_share)
         self.report = {"eps": self.eps}
         return label_graph(graph, eps=self.eps, min_samples=self.min_samples)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Eps, which may have been found."""
-        return {"eps": self.eps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave.
-
-        Args:
-            state: as `state_dict` returned it.
-        """
-        self.eps = state["eps"]
 
 
 @CLUSTERINGS.register("self_paced")
@@ -182,6 +176,8 @@ class SelfPacedDbscan(Clustering):
         k2: see `jaccard_graph`.
         share: share of the first clustering's clusters that pass its threshold of independence.
     """
+
+    kept = ("threshold",)
 
     @configurable
     def __init__(
@@ -220,15 +216,3 @@ class SelfPacedDbscan(Clustering):
         kept = float((result.labels.targets < result.num_clusters).double().mean())
         self.report = {"reliable_clusters": float(result.num_clusters), "kept": kept}
         return result.labels
-
-    def state_dict(self) -> dict[str, Any]:
-        """The threshold of the first clustering."""
-        return {"threshold": self.threshold}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave.
-
-        Args:
-            state: as `state_dict` returned it.
-        """
-        self.threshold = state["threshold"]

@@ -94,25 +94,26 @@ class ModelLabelHost:
             embeddings: [N, D], what was clustered.
             restart: put the nets back to the end of Stage I first.
         """
+        model = self.adaptive
         if restart:
-            self.adaptive.load_state_dict(self.start_state)
+            model.load_state_dict(self.start_state)
             zero_moments(self.optimizer)
         source = self._source_means() if restart or self.iter == 0 else None
         centroids: tuple[Tensor, ...] = ()
         if self.cfg.MODEL.HEADS.INIT == "centroid":
             centroids = cluster_means(normalize(embeddings), labels)
         generator = torch.Generator().manual_seed(self.cfg.SEED + self.iter)
-        self.adaptive.reset_classifiers(labels.num_clusters, centroids, source if centroids else None, generator)
-        zero_moments(self.optimizer, self.adaptive.classifiers)
-        if self.adaptive.memory is not None:
-            self.adaptive.memory.start_round(labels.targets, embeddings, source)
+        model.reset_classifiers(labels.num_clusters, centroids, source if centroids else None, generator)
+        zero_moments(self.optimizer, model.classifiers)
+        if model.memory is not None:
+            model.memory.start_round(labels.targets, embeddings, source)
 
     def _source_means(self) -> Tensor | None:
-        """Mean unit feature of each source identity, [S, C], in the memory's space; None without source images."""
-        _, pids = self.ids(SOURCE)
-        if not len(pids):
+        """Mean unit feature of each source identity, [S, C], in the memory's space; None where none are trained on."""
+        model, (_, pids) = self.adaptive, self.ids(SOURCE)
+        if not (len(pids) and self.cfg.PSEUDO_LABELS.WITH_SOURCE and (model.memory or model.heads.num_source)):
             return None
-        rows = normalize(self.embed_images(SOURCE, self.adaptive.memory_features))
+        rows = normalize(self.embed_images(SOURCE, model.source_features))
         return segment_mean(rows, pids.to(rows.device), self.cfg.MODEL.HEADS.NUM_CLASSES)[0]
 
     def set_pseudo_labels(self, labels: PseudoLabels) -> None:

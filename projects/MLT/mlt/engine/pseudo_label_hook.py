@@ -160,7 +160,8 @@ class PseudoLabelHook(HookBase):
         labels: PseudoLabels | None = None
         if comm.is_main():
             labels = self.clustering(features)
-            self.host.log({f"labels/{name}": value for name, value in self.clustering.report.items()})
+            if self.clustering.report:
+                self.host.log({f"labels/{name}": value for name, value in self.clustering.report.items()})
             labels = check_labels(labels, min_clusters=self.min_clusters, previous=self.labels)
         labels, kept = comm.broadcast_object((labels, labels is self.labels))
         if not kept:  # a collapsed clustering leaves the old one in place

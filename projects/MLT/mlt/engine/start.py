@@ -117,7 +117,7 @@ def _load_students(model: ReidModel, paths: list[str]) -> None:
     students = model.branches
     whole = any(name.startswith("peer.") for name in content.get("model", content))
     if len(students) == 1 or (len(paths) == 1 and whole):
-        logger.info("weights from %s: %s", paths[0], load_weights(model, content))
+        logger.info("weights from %s: %s", paths[0], load_weights(model, paths[0]))
         return
     for student, path in zip(students, paths * (len(students) // len(paths)), strict=True):
         parts = {name: part for name, part in student.named_children() if name in ("backbone", "heads", "teacher")}

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from yacs.config import CfgNode
 
@@ -53,6 +54,10 @@ class MeanTeacher(nn.Module):
         self.backbone = copy.deepcopy(backbone)
         self.heads = copy.deepcopy(heads)
         self.requires_grad_(False)
+        if bn_buffers != "forward":
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.momentum = 0.0  # a method that forwards its teacher in training mode moves nothing by that
         self.momentum = momentum
         self.ramp = ramp
         self.bn_buffers = bn_buffers

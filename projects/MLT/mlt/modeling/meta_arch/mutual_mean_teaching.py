@@ -135,5 +135,19 @@ class MutualMeanTeaching(PseudoLabelModel):
         Returns:
             [B, C], at most of unit norm
         """
-        unit = [normalize(self.embed(images, net).float()) for net in self.nets if net.startswith("teacher")]
+        return self._mean_of(images, "teacher")
+
+    def source_features(self, images: Tensor) -> Tensor:
+        """What source identities' classifier rows start from: the mean of both students' unit features.
+
+        Args:
+            images: uint8 or float [B, 3, H, W], RGB in 0..255.
+
+        Returns:
+            [B, C], at most of unit norm
+        """
+        return self._mean_of(images, "student")
+
+    def _mean_of(self, images: Tensor, kind: str) -> Tensor:
+        unit = [normalize(self.embed(images, net).float()) for net in self.nets if net.startswith(kind)]
         return torch.stack(unit).mean(0)

@@ -257,17 +257,16 @@ class PseudoLabelModel(ReidModel):
         """
         return self.embed(images)
 
-    def memory_features(self, images: Tensor, net: str = "student") -> Tensor:
-        """Features in the memory's space, of which prototypes are made.
+    def source_features(self, images: Tensor) -> Tensor:
+        """What source prototypes, and source identities' classifier rows, are made of: the memory's space.
 
         Args:
             images: uint8 or float [B, 3, H, W], RGB in 0..255.
-            net: see `ReidModel.net`.
 
         Returns:
             [B, C], not normalised
         """
-        return memory_rows(self.run(images, net))
+        return memory_rows(self.run(images, "student"))
 
     def classify(self, embeddings: Tensor, net: str = "teacher") -> tuple[Tensor, ...]:
         """Logits of stored embeddings for the clusters of every classifier.
