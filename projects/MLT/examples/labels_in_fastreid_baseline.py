@@ -1,7 +1,6 @@
 """Only PseudoLabelHook and MixtureLabelHead, in FastReID's Baseline: it learns unlabelled images by their clusters."""
 
 from functools import partial
-from weakref import proxy
 
 import mlt.adapters.fastreid as door  # lets FastReID run here, so it comes first
 
@@ -19,15 +18,15 @@ class ClusterTrainer(DefaultTrainer):
     def build_train_loader(cls, cfg):
         door.register_datasets(cfg)
         target, load = door.read_train(cfg.DATASETS.TARGETS), partial(door.load_identities, cfg)
-        sizes = {"num_batches": cfg.SOLVER.ITERS_PER_EPOCH, "ims_per_batch": cfg.SOLVER.IMS_PER_BATCH}
-        return door.JointLoader([], target, load, with_source=False, **sizes)
+        sizes = cfg.SOLVER.ITERS_PER_EPOCH, cfg.SOLVER.IMS_PER_BATCH
+        return door.JointLoader([], target, load, False, *sizes)
 
     def build_hooks(self):
-        return [door.ForeignHook(PseudoLabelHook(self.cfg, proxy(self))), *super().build_hooks()]
+        return [door.ForeignHook(PseudoLabelHook(self.cfg, self)), *super().build_hooks()]
 
     def extract_target(self):
-        target = self.data_loader.records[TARGET]
-        return door.embed_all(self.cfg, target, self.model, lambda images: self.model({"images": images}))
+        net, target = self.model, self.data_loader.records[TARGET]
+        return door.embed_all(self.cfg, target, net, lambda images: net({"images": images}))
 
     def target_ids(self):
         return self.data_loader.ids(TARGET)
@@ -38,5 +37,4 @@ class ClusterTrainer(DefaultTrainer):
     def set_pseudo_labels(self, labels):
         self.data_loader.set_target_identities(labels.targets)
 
-    def log(self, values):
-        print(values)
+    log = staticmethod(print)

@@ -218,7 +218,6 @@ def _cpu_process(
 ) -> None:
     """What FastReID's launch() starts, with gloo in place of NCCL."""
     enable_modern_runtime()
-    torch.set_num_threads(max(1, torch.get_num_threads() // num_local))
     dist.init_process_group("gloo", init_method=url, world_size=world, rank=machine * num_local + local_rank)
     machines = [range(first, first + num_local) for first in range(0, world, num_local)]
     groups = [dist.new_group(list(ranks)) for ranks in machines]

@@ -34,7 +34,6 @@ class JointLoader:
         source: Records,
         target: Records,
         load: Callable[[Records, Tensor, Tensor], Iterable[Batch]],
-        *,
         with_source: bool,
         num_batches: int,
         ims_per_batch: int,

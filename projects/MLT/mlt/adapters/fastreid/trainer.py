@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from fastreid.data import build as host_data
 from fastreid.engine import DefaultTrainer
 from fastreid.engine.train_loop import HookBase
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
@@ -147,14 +148,15 @@ class MLTTrainer(ModelLabelHost, DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        """FastReID's, for `Name@PATH` and the like too.
+        """FastReID's, for `Name@PATH` and the like too, with DATALOADER.NUM_WORKERS processes in place of always four.
 
         Args:
             cfg: the whole tree.
             dataset_name: one of DATASETS.TESTS.
         """
         register_datasets(cfg)
-        return super().build_test_loader(cfg, dataset_name)
+        parts = host_data._test_loader_from_config(cfg, dataset_name=dataset_name)
+        return host_data.build_reid_test_loader(**parts, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
