@@ -1,4 +1,4 @@
-# make test (all checks) | demo | install | lint | types | wheel | gpu-check | sanitize | clean.  PYTHON= chooses the interpreter.
+# make test (all checks) | demo | install | fastreid | lint | types | wheel | gpu-check | sanitize | clean.  PYTHON= chooses the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ NATIVE := setup.py pyproject.toml $(wildcard mlt_ops/csrc/*.* mlt_ops/csrc/*/*.*
 
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: install demo test lint types wheel gpu-check sanitize sanitize-threads sanitize-memory sanitize-cuda abi-check clean
+.PHONY: install fastreid demo test lint types wheel gpu-check sanitize sanitize-threads sanitize-memory sanitize-cuda abi-check clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -22,6 +22,14 @@ $(VENV)/.requirements: requirements.txt
 $(VENV)/.installed: $(VENV)/.requirements $(NATIVE)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	$(BIN)/python -c 'import mlt, mlt_ops; print(mlt_ops.describe_build())'
+	touch $@
+
+# The real FastReID, which the adapter and its tests meet; everything else works without.
+fastreid: $(VENV)/.fastreid
+
+$(VENV)/.fastreid: $(VENV)/.installed requirements-fastreid.txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-fastreid.txt
+	$(BIN)/python -c 'import mlt.adapters.fastreid'
 	touch $@
 
 # The demo's domains: people and camera seeds on which nothing was tuned.
@@ -42,7 +50,7 @@ types: install
 
 # Threads that wait actively for one another stall small machines where several processes share the cores.
 test: export OMP_WAIT_POLICY ?= PASSIVE
-test: lint types
+test: lint types fastreid
 	$(BIN)/python -m pytest --timeout=600
 
 wheel: $(VENV)/.requirements

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mlt.engine.trainer import Trainer
-from mlt.structures import PseudoLabels
+from mlt.structures import SOURCE, TARGET, PseudoLabels
 
 Build = Callable[..., Trainer]
 ONE = ("PSEUDO_LABELS.NUM_CLUSTERS", (4,), "PSEUDO_LABELS.GROUP", 0)
@@ -104,8 +104,8 @@ class TestMemory:
         trainer = trainer_of(*SPCL, *ONE, *calendar, "SOLVER.MAX_EPOCH", 3, "SOLVER.STEPS", ())
         hook: Any = trainer.hooks["PseudoLabelHook"]
         clustered, memory, passes = [], [], []
-        extract, cluster = trainer._extract, hook.clustering
-        monkeypatch.setattr(trainer, "_extract", lambda *args: passes.append(args[0]) or extract(*args))
+        extract, cluster = trainer.embed_images, hook.clustering
+        monkeypatch.setattr(trainer, "embed_images", lambda *args: passes.append(args[0]) or extract(*args))
 
         def record(features: Tensor) -> PseudoLabels:
             clustered.append(features.clone())
@@ -115,7 +115,7 @@ class TestMemory:
         hook.clustering = type("Recorded", (), {"__call__": staticmethod(record), "report": {}, "state_dict": dict})()
         trainer.train()
         assert len(clustered) == 3
-        assert passes == [trainer.target, trainer.source]  # once each, for the first round
+        assert passes == [TARGET, SOURCE]  # once each, for the first round
         assert len(memory[0]) == 0
         for features, rows in zip(clustered[1:], memory[1:], strict=True):
             torch.testing.assert_close(features, rows)

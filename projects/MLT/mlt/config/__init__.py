@@ -2,6 +2,7 @@
 
 from mlt.config.config import CfgNode
 from mlt.config.configurable import configurable
-from mlt.config.defaults import add_mlt_config, get_cfg
+from mlt.config.defaults import get_cfg
+from mlt.config.plug_in import add_mlt_config
 
 __all__ = ["CfgNode", "add_mlt_config", "configurable", "get_cfg"]

@@ -24,7 +24,7 @@ def get_cfg() -> CfgNode:
     cfg.SEED = 0
     # Lets cuDNN pick its fastest kernels; they may differ from run to run. FastReID's key.
     cfg.CUDNN_BENCHMARK = False
-    add_mlt_config(cfg)
+    _add_mlt(cfg)
     return cfg
 
 
@@ -236,12 +236,7 @@ def _add_test(cfg: YacsNode) -> None:
     cfg.TEST.IMS_PER_BATCH = 128
 
 
-def add_mlt_config(cfg: YacsNode) -> None:
-    """Add the keys that this project adds to a FastReID tree, in place. Existing keys stay as they are.
-
-    Args:
-        cfg: a yacs tree with MODEL, DATASETS, SOLVER, TEST and DATALOADER.
-    """
+def _add_mlt(cfg: YacsNode) -> None:
     _add_mlt_model(cfg)
     _add_mlt_labels(cfg)
     CN = type(cfg)

@@ -90,16 +90,29 @@ def build_start_model(cfg: CfgNode, target: Sequence[ReidRecord]) -> ReidModel:
     paths = list(cfg.PRETRAIN.WEIGHTS) or [cfg.MODEL.WEIGHTS] * bool(cfg.MODEL.WEIGHTS)
     model = build_bare_model(cfg) if paths else _build_downloading(cfg)
     if paths:
-        _load_start(model, paths)
-    if paths and isinstance(model, PseudoLabelModel):
-        model.forget_run()
+        load_start(model, paths)
     if cfg.PRETRAIN.ADAPT_BN and target:
         adapt_batch_norm(model, build_test_loader(cfg, shuffled(target)))
     return model
 
 
-def _load_start(model: ReidModel, paths: list[str]) -> None:
-    """One file for each student; or one for all, which holds them all or becomes each."""
+def load_start(model: ReidModel, paths: Sequence[str]) -> None:
+    """Start weights into a model, without what belongs to the run that they come from.
+
+    Args:
+        model: changed in place.
+        paths: one file for each student; or one for all, which holds them all or becomes each.
+
+    Raises:
+        ValueError: the weights do not fit.
+        FileNotFoundError: they are not there.
+    """
+    _load_students(model, list(paths))
+    if isinstance(model, PseudoLabelModel):
+        model.forget_run()
+
+
+def _load_students(model: ReidModel, paths: list[str]) -> None:
     content = load_checkpoint(paths[0])
     students = model.branches
     whole = any(name.startswith("peer.") for name in content.get("model", content))

@@ -8,16 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 from yacs.config import CfgNode
 
-from mlt.clustering.centroids import cluster_means
 from mlt.data.build import build_test_loader, build_train_loader
 from mlt.data.datasets import read_datasets
-from mlt.data.image_dataset import ImageDataset
 from mlt.engine import hooks
 from mlt.engine.evaluate import Results, evaluate
 from mlt.engine.extract import extract
+from mlt.engine.label_host import ModelLabelHost
 from mlt.engine.start import build_start_model, complete_config, mixed_precision, parallelize, read_train_images
 from mlt.engine.train_loop import HookBase, TrainLoop
 from mlt.modeling.layers import running_statistics
@@ -26,19 +24,18 @@ from mlt.modeling.net_config import describe_net
 from mlt.registry import HOOKS
 from mlt.solver.build import build_optimizer, zero_moments
 from mlt.solver.lr_schedule import build_lr_scheduler, restore_optimizer
-from mlt.structures import Batch, PseudoLabels, ReidRecord
+from mlt.structures import SOURCE, Batch
 from mlt.utils import comm
 from mlt.utils.checkpoint import Checkpointer, load_checkpoint
 from mlt.utils.events import EventStorage
 from mlt.utils.finite import check_finite
 from mlt.utils.seed import rng_state, seed_everything, set_rng_state
-from mlt_ops import segment_mean
 
 logger = logging.getLogger(__name__)
 LOG_PERIOD = 20  # steps between written points; on CUDA also between checks for NaN, so that no step waits
 
 
-class Trainer(TrainLoop):
+class Trainer(ModelLabelHost, TrainLoop):
     """Trains a meta-architecture on labelled source and unlabelled target images.
 
     Args:
@@ -61,7 +58,7 @@ class Trainer(TrainLoop):
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.model = build_start_model(cfg, self.target)
         restarts = cfg.PSEUDO_LABELS.SCHEDULE == "restart"  # only then is the start needed again
-        self._start = {k: v.cpu().clone() for k, v in self.model.state_dict().items()} if restarts else {}
+        self.start_state = {k: v.cpu().clone() for k, v in self.model.state_dict().items()} if restarts else {}
         self.optimizer = build_optimizer(cfg, self.model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer, iters_per_epoch=self.iters_per_epoch)
         self.amp_dtype = mixed_precision(cfg)
@@ -131,7 +128,7 @@ class Trainer(TrainLoop):
         if self.device.type == "cpu" or self.iter % LOG_PERIOD == 0:
             check_finite(self._losses, self.iter)
 
-    # --- what the label hook asks of its host -------------------------------------------------------------------
+    # --- what the label host asks of its trainer, see label_host.py ---------------------------------------------
 
     @property
     def adaptive(self) -> PseudoLabelModel:
@@ -140,66 +137,37 @@ class Trainer(TrainLoop):
             raise TypeError(f"{type(self.model).__name__} takes no pseudo labels")
         return self.model
 
-    def extract_target(self) -> Tensor:
-        """What is clustered, [N, D], all target images in their order: the memory's rows, once it has some, or a pass
-        of the net that labels."""
-        memory = self.adaptive.memory
-        if self.cfg.PSEUDO_LABELS.FEATURES == "memory" and memory is not None and self.iter > 0:
-            return memory.target_features()
-        return self._extract(self.target, self.loader.target, self.adaptive.label_features)
-
-    def classify(self, embeddings: Tensor) -> tuple[Tensor, ...]:
-        """Logits [N, K_g] of each group's classifier, by the net that labels.
+    def embed_images(self, domain: int, embed: Callable[[Tensor], Tensor]) -> Tensor:
+        """Rows of all training images of a domain, [N, C], in their order.
 
         Args:
-            embeddings: [N, D].
+            domain: SOURCE or TARGET.
+            embed: uint8 images [B, 3, H, W] -> [B, C].
         """
-        with torch.no_grad():
-            return self.adaptive.classify(embeddings)
+        source = domain == SOURCE
+        records, decoded = (self.source, self.loader.source) if source else (self.target, self.loader.target)
+        mode = self.model.training
+        self.model.eval()
+        rows = extract(embed, build_test_loader(self.cfg, records, shared=decoded), len(records), self.device)
+        self.model.train(mode)
+        return rows
 
-    def target_ids(self) -> tuple[Tensor, Tensor]:
-        """Camera ids, and the identities that only logged quality may see; int64 [N]."""
-        camids, pids = zip(*((r.camid, r.pid) for r in self.target), strict=True)
-        return torch.tensor(camids), torch.tensor(pids)
-
-    def start_round(self, labels: PseudoLabels, embeddings: Tensor, restart: bool) -> None:
-        """New clusters: optionally back to Stage I, then new classifier rows, prototypes and optimizer moments.
+    def ids(self, domain: int) -> tuple[Tensor, Tensor]:
+        """Camera ids and identities of all training images of a domain, int64 [N].
 
         Args:
-            labels: the clustering.
-            embeddings: [N, D], what was clustered.
-            restart: put the nets back to the end of Stage I first.
+            domain: SOURCE or TARGET.
         """
-        if restart:
-            self.model.load_state_dict(self._start)
-            zero_moments(self.optimizer)
-        model = self.adaptive
-        source = None
-        if self.loader.source is not None and (model.memory or model.heads.num_source) and (restart or self.iter == 0):
-            source = self._source_means()
-        centroids: tuple[Tensor, ...] = ()
-        if self.cfg.MODEL.HEADS.INIT == "centroid":
-            centroids = cluster_means(normalize(embeddings), labels)
-        generator = torch.Generator().manual_seed(self.cfg.SEED + self.iter)
-        model.reset_classifiers(labels.num_clusters, centroids, source if centroids else None, generator)
-        zero_moments(self.optimizer, model.classifiers)
-        if model.memory is not None:
-            model.memory.start_round(labels.targets, embeddings, source)
+        records = self.source if domain == SOURCE else self.target
+        return torch.tensor([r.camid for r in records]), torch.tensor([r.pid for r in records])
 
-    def _source_means(self) -> Tensor:
-        """Mean unit feature of each source identity, [S, C], in the memory's space."""
-        rows = normalize(self._extract(self.source, self.loader.source, self.adaptive.source_features))
-        targets = torch.tensor([r.pid for r in self.source], device=rows.device)
-        return segment_mean(rows, targets, self.cfg.MODEL.HEADS.NUM_CLASSES)[0]
-
-    def set_pseudo_labels(self, labels: PseudoLabels) -> None:
-        """Hand labels to loader and model.
+    def set_target_identities(self, targets: Tensor) -> None:
+        """Hand the driving group's labels to the loader.
 
         Args:
-            labels: of all target images.
+            targets: int64 [N].
         """
-        self.loader.set_target_labels(labels.targets)
-        self.adaptive.set_pseudo_labels(labels.labels, labels.group)
+        self.loader.set_target_labels(targets)
 
     def log(self, values: dict[str, float]) -> None:
         """Record numbers of this epoch.
@@ -210,15 +178,6 @@ class Trainer(TrainLoop):
         self.events.put(values)
         if comm.is_main():
             logger.info("epoch %d: %s", self.epoch + 1, "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
-
-    def _extract(
-        self, records: tuple[ReidRecord, ...], decoded: ImageDataset | None, embed: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        mode = self.model.training
-        self.model.eval()
-        rows = extract(embed, build_test_loader(self.cfg, records, shared=decoded), len(records), self.device)
-        self.model.train(mode)
-        return rows
 
     # --- evaluation, checkpoints ---------------------------------------------------------------------------------
 

@@ -1,0 +1,139 @@
+"""Each mend of FastReID: that it is needed here, and that what it mends works."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fastreid.data.transforms import build_transforms
+from fastreid.engine import DefaultTrainer
+from fastreid.engine.train_loop import SimpleTrainer
+from fastreid.evaluation import reid_evaluation
+from fastreid.solver import build_optimizer
+from fastreid.utils.checkpoint import Checkpointer
+from fastreid.utils.compute_dist import build_dist
+from fastreid.utils.events import EventStorage
+from PIL import Image
+from torch import nn
+
+from mlt.adapters import compat
+
+MakeConfig = Callable[..., Any]
+ALL = [
+    mend for mend in compat.IMPORT_TIME + compat.RUN_TIME if mend.name != "torch._six"
+]  # newer than the package: none
+
+
+@pytest.mark.parametrize("mend", ALL, ids=lambda mend: mend.name)
+def test_the_line_is_there(mend: compat.Mend) -> None:
+    """Of the published package; the newest git checkout needs one mend less."""
+    (folder,) = importlib.util.find_spec("fastreid").submodule_search_locations
+    assert compat._is_in(Path(folder), mend) or mend.name == "torch._six"
+
+
+def test_nothing_outside_of_fastreid_stays_changed() -> None:
+    assert compat.enable_modern_runtime() is compat.enable_modern_runtime()
+    assert "Mapping" in compat.enable_modern_runtime()
+    assert not hasattr(collections, "Mapping")
+    assert "torch._six" not in sys.modules
+    assert importlib.import_module("torchvision.transforms").RandomAffine.__module__.startswith("torchvision.")
+
+
+def test_a_fastreid_that_needs_nothing_is_left_alone(tmp_path: Path) -> None:
+    package = tmp_path / "fastreid"
+    (package / "engine").mkdir(parents=True)
+    for folder in (package, package / "engine"):
+        (folder / "__init__.py").touch()
+    code = "from mlt.adapters.compat import enable_modern_runtime as e; print(e(), __import__('fastreid').__file__)"
+    paths = [str(tmp_path), *map(str, filter(None, sys.path))]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {paths}; {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == f"() {package}/__init__.py"
+
+
+class Toy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.Linear(3, 2)
+
+    def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": self.heads(batch).square().sum()}
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_flat_gradients(make_cfg: MakeConfig, tmp_path: Path, mended: bool) -> None:
+    model = Toy()
+    optimizer, params = build_optimizer(make_cfg("Baseline", tmp_path), model)  # FastReID's default: one flat buffer
+    init = SimpleTrainer.__init__ if mended else SimpleTrainer.__init__.__wrapped__
+    trainer = SimpleTrainer.__new__(SimpleTrainer)
+    init(trainer, model, [torch.ones(4, 3)] * 3, optimizer, params)
+    before = model.heads.weight.clone()
+    with EventStorage():
+        for trainer.iter in range(3):
+            trainer.run_step()
+    assert torch.equal(before, model.heads.weight) != mended
+
+
+def test_fastreids_own_trainer_trains_and_evaluates(make_cfg: MakeConfig, tmp_path: Path) -> None:
+    """Its Baseline, optimizer and loop without anything of ours but the data."""
+    from mlt.adapters.fastreid import register_datasets
+
+    changes = {
+        "MODEL.BACKBONE.NAME": "build_osnet_backbone",
+        "MODEL.BACKBONE.DEPTH": "x0_25",
+        "MODEL.BACKBONE.FEAT_DIM": 128,
+        "SOLVER.MAX_EPOCH": 1,
+        "TEST.EVAL_PERIOD": 1,
+    }
+    cfg = make_cfg("Baseline", tmp_path, changes)
+    register_datasets(cfg)
+    trainer = DefaultTrainer(cfg)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters() if value.requires_grad}
+    assert trainer.train()["mAP"] > 0
+    now = dict(trainer.model.named_parameters())
+    still = [name for name in before if torch.equal(before[name], now[name])]
+    assert all(".gate." in name for name in still), still  # a gate may be shut: no gradient
+    assert len(still) < len(before) / 10
+
+
+def test_ranking_goes_on_without_a_compiler(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "Cython" else find(name))
+    compat.warn_once.__globals__["_said"].clear()
+    reid_evaluation.compile_helper()
+    assert "Python one is used" in caplog.text
+
+
+def test_affine(make_cfg: MakeConfig, tmp_path: Path) -> None:
+    transform = build_transforms(make_cfg("MLT", tmp_path, {"INPUT.AFFINE.ENABLED": True}))
+    assert transform(Image.new("RGB", (40, 80))).shape == (3, 64, 32)
+
+
+def test_reranking_without_a_gpu() -> None:
+    rows = nn.functional.normalize(torch.randn(60, 8))
+    distance = build_dist(rows[:10], rows[10:], metric="jaccard", k1=10, k2=3)
+    assert distance.shape == (10, 50)
+    assert 0 <= distance.min() < distance.max() <= 1
+
+
+def test_files_with_numbers_load_and_files_with_code_do_not(tmp_path: Path) -> None:
+    model = Toy()
+    numbers = {"model": model.state_dict(), "metric": np.float64(0.5), "pid": np.int64(3)}
+    torch.save(numbers, tmp_path / "numbers.pth")
+    assert Checkpointer(Toy()).load(str(tmp_path / "numbers.pth"))["metric"] == 0.5
+    torch.save({"model": model.state_dict(), "hook": functools.partial(print)}, tmp_path / "code.pth")
+    with pytest.raises(ValueError, match="could run code"):
+        Checkpointer(Toy()).load(str(tmp_path / "code.pth"))
