@@ -110,7 +110,9 @@ def test_links_and_configs_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     missing = [link for link in links if link and not (page.parent / link).exists()]
-    missing += [name for name in re.findall(r"(?:projects/MLT/)?configs/[\w/.-]+\.yml", text) if not (ROOT / name).exists()]
+    missing += [
+        name for name in re.findall(r"(?:projects/MLT/)?configs/[\w/.-]+\.yml", text) if not (ROOT / name).exists()
+    ]
     assert missing == []
 
 
