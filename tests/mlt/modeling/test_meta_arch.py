@@ -326,7 +326,10 @@ class TestBuild:
 
     def test_every_registered_name_builds(self, cfg_of, method_of):
         cfg = cfg_of()
-        assert all(BACKBONES.get(name)(cfg).out_channels == 64 for name in BACKBONES)
+        # a FastReID in the same process adds its own, of other depths
+        ours = [name for name in BACKBONES if BACKBONES.get(name).__module__.startswith("mlt.modeling")]
+        assert {"ResNet", "TwoDepthResNet"} <= set(ours)
+        assert all(BACKBONES.get(name)(cfg).out_channels == 64 for name in ours)
         deep, shallow = torch.rand(2, 64, 2, 2), torch.rand(2, 32, 2, 2)
         for name in HEADS:
             out = HEADS.get(name)(cfg, 64)((deep, shallow) if name.startswith("TwoDepth") else deep)
