@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
@@ -58,12 +59,14 @@ def interrupted() -> Callable[[Callable[[], object]], float]:
             signal.pthread_kill(main_thread, signal.SIGINT)
 
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
+        gc.disable()  # KeyboardInterrupt is lost where it meets another library's gc.callbacks, such as hypothesis has
         threading.Timer(0.2, press).start()
         try:
             with pytest.raises(KeyboardInterrupt):
                 call()
             return time.perf_counter() - sent[0]
         finally:
+            gc.enable()
             signal.signal(signal.SIGINT, before)
 
     return measure
