@@ -38,6 +38,7 @@ from mlt.engine.start import read_train_images
 from mlt.modeling.weights import is_backbone_only
 from mlt.structures import UNKNOWN, ReidRecord
 from mlt.utils.checkpoint import load_checkpoint
+from mlt.utils.files import atomic
 
 TRAIN_NET = os.path.join(os.path.dirname(os.path.abspath(__file__)), "train_net.py")
 DIRECT, ADABN, ORACLE = "direct transfer", "AdaBN", "oracle"
@@ -277,9 +278,8 @@ def main() -> None:
         print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         raise SystemExit(2) from None
     path = args.json or os.path.join(cfg.OUTPUT_DIR, "gap.json")
-    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-        json.dump(measured, file, indent=1)
-    os.replace(f"{path}.tmp", path)
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(measured, indent=1), encoding="utf-8")
     print(show(measured))
     missing = shortfalls(measured) if args.check else []
     for line in missing:

@@ -9,6 +9,7 @@ import yaml
 from yacs.config import CfgNode as YacsNode
 
 from mlt.registry import unknown_name
+from mlt.utils.files import atomic
 
 BASE_KEY = "_BASE_"
 
@@ -189,7 +190,5 @@ def save_cfg(cfg: YacsNode, path: str) -> None:
         cfg: the tree.
         path: file to write.
     """
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(cfg.dump())
-    os.replace(temporary, path)
+    with atomic(path) as temporary:
+        temporary.write_text(cfg.dump(), encoding="utf-8")

@@ -20,6 +20,7 @@ from mlt.engine.train_loop import HookBase
 from mlt.evaluation.report import format_table
 from mlt.utils import comm
 from mlt.utils.events import EventStorage
+from mlt.utils.files import atomic
 
 logger = logging.getLogger(__name__)
 NEWEST = "model_last"  # the checkpoint from which a run goes on
@@ -238,10 +239,8 @@ class Progress(HookBase):
         self._close()
         self.events.write(self.trainer.iter)
         if comm.is_main():
-            path = os.path.join(self.output_dir, "results.json")
-            with open(path + ".tmp", "w", encoding="utf-8") as file:
-                json.dump(self.summary(), file, indent=1)
-            os.replace(path + ".tmp", path)
+            with atomic(os.path.join(self.output_dir, "results.json")) as temporary:
+                temporary.write_text(json.dumps(self.summary(), indent=1), encoding="utf-8")
 
     def after_train(self) -> None:
         """Close what is open."""

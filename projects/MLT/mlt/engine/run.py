@@ -26,6 +26,7 @@ from mlt.modeling.net_config import follow_weights
 from mlt.modeling.weights import is_backbone_only, load_weights, num_classes_of
 from mlt.utils import comm
 from mlt.utils.checkpoint import load_checkpoint
+from mlt.utils.files import atomic
 from mlt.utils.log import setup_logger
 from mlt.utils.seed import seed_everything
 
@@ -153,8 +154,6 @@ def _evaluate_only(cfg: CfgNode) -> Results:
         raise ValueError(f"--eval-only: no set of DATASETS.TESTS {tuple(cfg.DATASETS.TESTS)} has query and gallery")
     if comm.is_main():
         logger.info("%s:\n%s", cfg.MODEL.WEIGHTS, format_table(results))
-        path = os.path.join(cfg.OUTPUT_DIR, "evaluation.json")
-        with open(path + ".tmp", "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
-        os.replace(path + ".tmp", path)
+        with atomic(os.path.join(cfg.OUTPUT_DIR, "evaluation.json")) as temporary:
+            temporary.write_text(json.dumps(results, indent=1), encoding="utf-8")
     return results

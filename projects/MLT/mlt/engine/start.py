@@ -113,15 +113,18 @@ def load_start(model: ReidModel, paths: Sequence[str]) -> None:
 
 
 def _load_students(model: ReidModel, paths: list[str]) -> None:
-    content = load_checkpoint(paths[0])
     students = model.branches
-    whole = any(name.startswith("peer.") for name in content.get("model", content))
-    if len(students) == 1 or (len(paths) == 1 and whole):
+    if len(students) == 1 or (len(paths) == 1 and _holds_peer(paths[0])):
         logger.info("weights from %s: %s", paths[0], load_weights(model, paths[0]))
         return
     for student, path in zip(students, paths * (len(students) // len(paths)), strict=True):
         parts = {name: part for name, part in student.named_children() if name in ("backbone", "heads", "teacher")}
         logger.info("weights from %s: %s", path, load_weights(nn.ModuleDict(parts), path))
+
+
+def _holds_peer(path: str) -> bool:
+    content = load_checkpoint(path)
+    return any(name.startswith("peer.") for name in content.get("model", content))
 
 
 def _build_downloading(cfg: CfgNode) -> ReidModel:

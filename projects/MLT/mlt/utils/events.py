@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from mlt.utils import comm
+from mlt.utils.files import atomic
 
 METRICS = "metrics.json"
 
@@ -98,9 +98,8 @@ def _mean(values: list[Tensor | float]) -> float:
 def _cut(path: Path, iteration: int) -> None:
     """Leave the lines up to an iteration; one that a killed process left unfinished goes too."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(line + "\n" for line in lines if _iteration(line) <= iteration), encoding="utf-8")
-    os.replace(temporary, path)
+    with atomic(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in lines if _iteration(line) <= iteration), encoding="utf-8")
 
 
 def _iteration(line: str) -> float:
