@@ -14,7 +14,7 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.evaluation import ReidEvaluator
 from torch.nn.functional import normalize
 
-from mlt.adapters.fastreid import read_train, register_datasets
+from mlt.adapters.fastreid import MLTTrainer, read_train, register_datasets
 from mlt.adapters.fastreid.data import load_all, load_identities
 from mlt.evaluation.metrics import evaluate_features
 from mlt.structures import UNKNOWN
@@ -92,6 +92,16 @@ def test_every_image_once_and_in_order(make_cfg: MakeConfig, world: Path, tmp_pa
     assert [len(batch["images"]) for batch in batches] == [20, 20, 8]
     assert torch.cat([batch["indices"] for batch in batches]).tolist() == list(range(48))
     assert [path for batch in batches for path in batch["img_paths"]] == [record.path for record in records]
+
+
+def test_workers_start_at_once(make_cfg: MakeConfig, tmp_path: Path) -> None:
+    cfg = make_cfg("MLT", tmp_path, {"DATALOADER.NUM_WORKERS": 1})
+    register_datasets(cfg)
+    records = read_train(cfg.DATASETS.TARGETS)
+    endless = load_identities(cfg, records, torch.arange(40), torch.arange(40) % 5)
+    tests, _ = MLTTrainer.build_test_loader(cfg, cfg.DATASETS.TESTS[0])
+    contexts = [loader.multiprocessing_context for loader in (load_all(cfg, records), endless, tests)]
+    assert [context.get_start_method() for context in contexts] == ["fork"] * 3
 
 
 def test_outliers_are_never_drawn(make_cfg: MakeConfig, tmp_path: Path) -> None:

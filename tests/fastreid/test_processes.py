@@ -36,10 +36,12 @@ def train_and_tell(cfg: Any, out: str) -> None:
     torch.save(state, Path(out, f"rank{comm.get_rank()}.pt"))
 
 
-def test_two_processes_train_one_model(make_cfg: MakeConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_two_processes_train_one_model(make_cfg: MakeConfig, tmp_path: Path, num_workers: int) -> None:
     from fastreid.engine import launch
 
-    cfg = make_cfg("MLT", tmp_path, {"SOLVER.MAX_EPOCH": 1, "TEST.EVAL_PERIOD": 1})
+    options = {"SOLVER.MAX_EPOCH": 1, "TEST.EVAL_PERIOD": 1, "DATALOADER.NUM_WORKERS": num_workers}
+    cfg = make_cfg("MLT", tmp_path, options)
     launch(train_and_tell, 2, dist_url="auto", args=(cfg, str(tmp_path)))
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     batches = [state.pop("batch") for state in (first, second)]
@@ -52,6 +54,26 @@ def test_two_processes_train_one_model(make_cfg: MakeConfig, tmp_path: Path) -> 
     rows = alone.embed_images(TARGET, alone.adaptive.label_features)
     torch.testing.assert_close(rows, first["rows"])
     assert first["rows"].std(dim=0).min() > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("method", ["MLT", "MMT"])
+def test_launch_trains_on_all_gpus(make_cfg: MakeConfig, tmp_path: Path, method: str, amp: bool) -> None:
+    from fastreid.engine import launch
+
+    options = {"SOLVER.MAX_EPOCH": 2, "TEST.EVAL_PERIOD": 1, "DATALOADER.NUM_WORKERS": 2}
+    cfg = make_cfg(method, tmp_path, {**options, "MODEL.DEVICE": "cuda", "SOLVER.AMP.ENABLED": amp})
+    num_gpus = torch.cuda.device_count()
+    launch(train_and_tell, num_gpus, dist_url="auto", args=(cfg, str(tmp_path)))
+    states = [torch.load(tmp_path / f"rank{rank}.pt", map_location="cpu") for rank in range(num_gpus)]
+    for state in states:
+        assert [name for name, value in state.items() if not bool(value.isfinite().all())] == []
+        assert int(state["teacher.ema_steps"]) > 0
+        assert state["rows"].std(dim=0).min() > 0
+        del state["batch"]
+        assert [name for name in state if not torch.equal(state[name], states[0][name])] == []
 
 
 def command(config: Path, *words: str) -> list[str]:

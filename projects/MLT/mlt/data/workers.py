@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 logger = logging.getLogger(__name__)
 STOPS = (signal.SIGTERM, signal.SIGINT)
+START_METHOD = "fork" if sys.platform == "linux" else None  # of workers: they start at once and share memory
 
 
 class SkippedImages:
@@ -58,7 +59,7 @@ def batch_loader(
         pin_memory=pin_memory,
         persistent_workers=persistent and num_workers > 0,
         generator=torch.Generator(),  # of the workers' seeds, which nobody uses
-        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
+        multiprocessing_context=START_METHOD if num_workers else None,
         worker_init_fn=_outlive_signals if sys.platform == "linux" else None,
     )
 

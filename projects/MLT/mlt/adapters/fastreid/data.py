@@ -13,10 +13,12 @@ from fastreid.data.datasets.bases import ImageDataset
 from fastreid.data.transforms import build_transforms
 from fastreid.evaluation.evaluator import inference_context
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from mlt.data.datasets import read_dataset
 from mlt.data.samplers import BatchPlan, IdentitySampler
+from mlt.data.workers import START_METHOD
 from mlt.engine.extract import extract
 from mlt.registry import DATASETS
 from mlt.structures import UNKNOWN, Batch, ReidRecord, ReidSet
@@ -147,7 +149,7 @@ def load_identities(
         plan = BatchPlan(cfg.SOLVER.IMS_PER_BATCH, 1, cfg.DATALOADER.NUM_INSTANCE, world_size=comm.world_size())
         IdentitySampler(targets, torch.tensor([records[i].camid for i in positions.tolist()]), plan)
     images = TrainImages(records, build_transforms(cfg, is_train=True), positions, targets, num_views)
-    return host.build_reid_train_loader(cfg, train_set=images)
+    return forking(host.build_reid_train_loader(cfg, train_set=images))
 
 
 def load_all(cfg: CfgNode, records: Sequence[ReidRecord]) -> Iterable[Batch]:
@@ -159,7 +161,19 @@ def load_all(cfg: CfgNode, records: Sequence[ReidRecord]) -> Iterable[Batch]:
     """
     images = TrainImages(records, build_transforms(cfg, is_train=False))
     size, workers = cfg.TEST.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS
-    return host.build_reid_test_loader(images, test_batch_size=size, num_query=0, num_workers=workers)[0]
+    return forking(host.build_reid_test_loader(images, test_batch_size=size, num_query=0, num_workers=workers)[0])
+
+
+def forking(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """One of FastReID's loaders, its workers forked where the system can. Processes that launch() started would spawn
+    them, and each worker would import everything anew for every pass over the images.
+
+    Args:
+        loader: changed in place.
+    """
+    if loader.num_workers:
+        loader.multiprocessing_context = START_METHOD
+    return loader
 
 
 def embed_all(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from mlt.adapters.fastreid.components import NetConfig
-from mlt.adapters.fastreid.data import embed_all, load_all, load_identities, read_train, register_datasets
+from mlt.adapters.fastreid.data import embed_all, forking, load_all, load_identities, read_train, register_datasets
 from mlt.adapters.fastreid.joint_loader import JointLoader
 from mlt.data.build import iters_per_epoch, shuffled
 from mlt.engine import hooks
@@ -156,7 +156,8 @@ class MLTTrainer(ModelLabelHost, DefaultTrainer):
         """
         register_datasets(cfg)
         parts = host_data._test_loader_from_config(cfg, dataset_name=dataset_name)
-        return host_data.build_reid_test_loader(**parts, num_workers=cfg.DATALOADER.NUM_WORKERS)
+        loader, num_query = host_data.build_reid_test_loader(**parts, num_workers=cfg.DATALOADER.NUM_WORKERS)
+        return forking(loader), num_query
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
