@@ -102,6 +102,27 @@ class TestStartModel:
         assert not found.memory.has_prototypes
         assert found.teacher.ema_steps == 0
 
+    @pytest.mark.parametrize("stage", ["one net", "two nets", "a finished run"])
+    def test_two_students_start_from_one_file_two_or_a_run(self, complete, tmp_path, stage):
+        mutual = {
+            "MODEL__META_ARCHITECTURE": "MutualMeanTeaching",
+            "MODEL__HEADS__NAME": "MixtureLabelHead",
+            "PSEUDO_LABELS__NUM_CLUSTERS": "(4,)",
+            "PSEUDO_LABELS__GROUP": 0,
+            "MEMORY__NAME": "''",
+        }
+        starts = [build_bare_model(complete(**(mutual if stage == "a finished run" else {}))) for _ in range(2)]
+        paths = [str(tmp_path / f"{number}.pth") for number in range(2 if stage == "two nets" else 1)]
+        for path, start_model in zip(paths, starts, strict=False):
+            torch.save({"model": start_model.state_dict()}, path)
+        found = build_start_model(complete(PRETRAIN__WEIGHTS=paths, **mutual), ())
+        first = starts[0]
+        second = {"one net": first, "two nets": starts[1], "a finished run": getattr(first, "peer", None)}[stage]
+        for student, given in zip(found.branches, (first, second), strict=True):
+            assert torch.equal(student.backbone.conv1.weight, given.backbone.conv1.weight)
+            taught = given.teacher or given
+            assert torch.equal(student.teacher.backbone.conv1.weight, taught.backbone.conv1.weight)
+
     def test_imagenet_weights_where_nothing_follows(self, complete, tmp_path):
         path = tmp_path / "gone.pth"
         cfg = complete(MODEL__BACKBONE__PRETRAIN=True, MODEL__BACKBONE__PRETRAIN_PATH=path)

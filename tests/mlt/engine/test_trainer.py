@@ -47,9 +47,27 @@ def test_the_detector_of_waits_works() -> None:
     assert waits.found == ["_local_scalar_dense", "_local_scalar_dense", "index", "index_put_"]
 
 
+ONE_GROUP = ("PSEUDO_LABELS.NUM_CLUSTERS", (4,), "PSEUDO_LABELS.GROUP", 0, "LABEL_TRANSPORT.ENABLED", False)
+MUTUAL = (
+    *("MODEL.META_ARCHITECTURE", "MutualMeanTeaching", "MODEL.DSBN", False, "MEMORY.NAME", ""),
+    *("MODEL.LOSSES.NAME", ("CrossEntropyLoss", "TripletLoss", "SoftCrossEntropyLoss", "SoftTripletLoss")),
+    *("PSEUDO_LABELS.WITH_SOURCE", False, *ONE_GROUP),
+)
+UNCERTAIN = (
+    *("MODEL.META_ARCHITECTURE", "UncertaintyGuided", "MODEL.BACKBONE.NAME", "TwoDepthResNet"),
+    *("MODEL.HEADS.NAME", "TwoDepthMixtureHead", *ONE_GROUP),
+)
+CONTRAST = (
+    *("MODEL.META_ARCHITECTURE", "PseudoLabelModel", "MODEL.HEADS.NAME", "NeckHead", "MODEL.LOSSES.NAME", ()),
+    *("MEAN_TEACHER.ENABLED", False, "MEMORY.FEATURE", "embedding", *ONE_GROUP),
+)
 OPTIONS = [
     (),
     BASELINE,
+    MUTUAL,
+    UNCERTAIN,
+    (*CONTRAST, "MEMORY.NAME", "HybridMemory"),
+    (*CONTRAST, "MEMORY.NAME", "ClusterMemory", "MODEL.DSBN", False, "PSEUDO_LABELS.WITH_SOURCE", False),
     ("MEAN_TEACHER.BN_BUFFERS", "ema", "MODEL.BN_GROUP", 4, "SOLVER.OPT", "SGD"),
     ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.AMP.ENABLED", True, "MODEL.LOSSES.TRI.MARGIN", 0.3),
 ]
