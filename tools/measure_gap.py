@@ -27,7 +27,7 @@ from typing import Any
 from tabulate import tabulate
 
 import mlt.components  # noqa: F401  fills the registries
-from mlt.config import CfgNode
+from mlt.config import CfgNode, with_values
 from mlt.config.config import save_cfg
 from mlt.data.datasets import read_datasets
 from mlt.engine.check import check_run
@@ -43,20 +43,6 @@ from mlt.utils.files import atomic
 TRAIN_NET = os.path.join(os.path.dirname(os.path.abspath(__file__)), "train_net.py")
 DIRECT, ADABN, ORACLE = "direct transfer", "AdaBN", "oracle"
 Row = dict[str, dict[str, float]]  # "plain" or "centred" -> metrics
-
-
-def changed(cfg: CfgNode, *pairs: Any) -> CfgNode:
-    """A frozen copy of a config with other values.
-
-    Args:
-        cfg: config.
-        *pairs: KEY VALUE KEY VALUE ...
-    """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.merge_from_list(list(pairs))
-    cfg.freeze()
-    return cfg
 
 
 def train_net(*words: str) -> int:
@@ -121,19 +107,26 @@ def plan(cfg: CfgNode, starts: Sequence[str], *, oracle_file: str = "", images: 
         images: fingerprint of all images.
     """
     seed = cfg.PRETRAIN.SEEDS[0]
-    adapted = changed(cfg, "PRETRAIN.WEIGHTS", list(starts), "PRETRAIN.CONFIG_FILE", "", "MODEL.WEIGHTS", "")
-    shared = ("MODEL.WEIGHTS", starts[0], "DATASETS.TESTS", cfg.DATASETS.TESTS)
-    source = changed(pretrain_config(cfg, seed), *shared, "DATASETS.TARGETS", cfg.DATASETS.TARGETS)
-    oracle = pretrain_config(changed(cfg, "PRETRAIN.CONFIG_FILE", oracle_file or cfg.PRETRAIN.CONFIG_FILE), seed)
-    oracle = changed(oracle, *shared, "DATASETS.NAMES", cfg.DATASETS.TARGETS, "DATASETS.TARGETS", ())
+    starting = {"PRETRAIN.WEIGHTS": list(starts), "PRETRAIN.CONFIG_FILE": "", "MODEL.WEIGHTS": ""}
+    adapted = with_values(cfg, starting)
+    shared = {"MODEL.WEIGHTS": starts[0], "DATASETS.TESTS": cfg.DATASETS.TESTS}
+    source = with_values(pretrain_config(cfg, seed), shared | {"DATASETS.TARGETS": cfg.DATASETS.TARGETS})
+    recipe = with_values(cfg, {"PRETRAIN.CONFIG_FILE": oracle_file or cfg.PRETRAIN.CONFIG_FILE})
+    labelled = {"DATASETS.NAMES": cfg.DATASETS.TARGETS, "DATASETS.TARGETS": ()}
+    oracle = with_values(pretrain_config(recipe, seed), shared | labelled)
     if not oracle_file:
         oracle.defrost()
         oracle.INPUT = cfg.INPUT.clone()
         oracle.freeze()
-    runs = {"adapted": adapted, "direct": source, "adabn": changed(source, "TEST.ADAPT_BN", True), "oracle": oracle}
+    runs = {
+        "adapted": adapted,
+        "direct": source,
+        "adabn": with_values(source, {"TEST.ADAPT_BN": True}),
+        "oracle": oracle,
+    }
     for name, run in runs.items():
         folder = "-".join(part for part in (name, fingerprint(run), images) if part)
-        runs[name] = changed(run, "OUTPUT_DIR", os.path.join(cfg.OUTPUT_DIR, folder))
+        runs[name] = with_values(run, {"OUTPUT_DIR": os.path.join(cfg.OUTPUT_DIR, folder)})
     return runs
 
 

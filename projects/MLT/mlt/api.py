@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from yacs.config import CfgNode
 
 import mlt.components  # noqa: F401  fills the registries
-from mlt.config import get_cfg
+from mlt.config import get_cfg, with_values
 from mlt.engine.start import build_bare_model
 from mlt.modeling.meta_arch import ReidModel
-from mlt.modeling.net_config import net_config_of, with_values
+from mlt.modeling.net_config import net_config_of
 from mlt.modeling.weights import load_weights
 from mlt.utils.checkpoint import load_checkpoint
 

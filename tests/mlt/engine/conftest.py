@@ -63,9 +63,7 @@ def trainer_of(pictures: Path, tmp_path: Path) -> Callable[..., Trainer]:
         trainer = Trainer(cfg)
         if trainer.hooks.get("PseudoLabelHook"):
             count, num_clusters = torch.arange(len(trainer.target)), (4, 5)[: len(trainer.model.heads.num_active) or 1]
-            labels = PseudoLabels(torch.stack([count % k for k in num_clusters]), num_clusters)
-            trainer.start_round(labels, trainer.extract_target(), restart=False)
-            trainer.set_pseudo_labels(labels)
+            trainer.set_pseudo_labels(PseudoLabels(torch.stack([count % k for k in num_clusters]), num_clusters))
         return trainer
 
     return build

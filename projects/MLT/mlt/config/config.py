@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -181,6 +182,35 @@ class CfgNode(YacsNode):
             if value is None:  # yacs would take it for any type
                 raise ValueError(f'{key} is null; leave it out, or write "" or []')
             tree[key] = value
+
+
+def with_values(cfg: YacsNode, values: Mapping[str, Any]) -> YacsNode:
+    """A frozen copy of a config with other values.
+
+    Args:
+        cfg: not changed.
+        values: dotted key -> value.
+
+    Raises:
+        KeyError: an unknown key.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.merge_from_list([word for item in values.items() for word in item])
+    cfg.freeze()
+    return cfg
+
+
+def value_of(cfg: YacsNode, key: str) -> Any:
+    """The value, or the node, at a dotted key.
+
+    Args:
+        cfg: the tree.
+        key: as "SOLVER.BASE_LR".
+    """
+    for name in key.split("."):
+        cfg = cfg[name]
+    return cfg
 
 
 def save_cfg(cfg: YacsNode, path: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from yacs.config import CfgNode
 
+from mlt.config import with_values
 from mlt.data.build import build_train_loader
 from mlt.engine.start import build_bare_model, complete_config, mixed_precision
 from mlt.modeling.meta_arch import PseudoLabelModel, ReidModel
@@ -39,10 +40,7 @@ def check_run(cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence[ReidR
     """
     _check_starts(cfg)
     _check_groups(cfg)
-    cfg = complete_config(cfg, source, target)
-    cfg.defrost()
-    cfg.MODEL.DEVICE = "meta"
-    cfg.freeze()
+    cfg = with_values(complete_config(cfg, source, target), {"MODEL.DEVICE": "meta"})
     with torch.device("meta"):
         model = build_bare_model(cfg)
         optimizer = build_optimizer(cfg, model)

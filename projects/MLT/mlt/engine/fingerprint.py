@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from yacs.config import CfgNode
 
-from mlt.config import get_cfg
+from mlt.config import get_cfg, value_of, with_values
 from mlt.structures import UNKNOWN, ReidRecord
 
 # what changes no number, so that a run on another machine finds what this one made
@@ -31,14 +31,9 @@ def fingerprint(cfg: CfgNode) -> str:
     Returns:
         Eight hex digits.
     """
-    relevant, defaults = cfg.clone(), get_cfg()
-    relevant.defrost()
-    for key in IGNORED:
-        node, default = relevant, defaults
-        *parents, leaf = key.split(".")
-        for name in parents:
-            node, default = node[name], default[name]
-        node[leaf] = default[leaf]
+    defaults = get_cfg()
+    relevant = with_values(cfg, {key: value_of(defaults, key) for key in IGNORED})
+    relevant.defrost()  # a content is no word to be read as a value
     relevant.MODEL.WEIGHTS = _content(cfg.MODEL.WEIGHTS)
     relevant.MODEL.BACKBONE.PRETRAIN_PATH = _content(cfg.MODEL.BACKBONE.PRETRAIN_PATH)
     relevant.PRETRAIN.WEIGHTS = [_content(path) for path in cfg.PRETRAIN.WEIGHTS]

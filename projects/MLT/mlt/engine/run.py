@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from yacs.config import CfgNode
 
-from mlt.config import get_cfg
+from mlt.config import get_cfg, with_values
 from mlt.config.config import save_cfg
 from mlt.data.build import build_test_loader, shuffled
 from mlt.data.datasets import merge_train, read_datasets
@@ -106,13 +106,10 @@ def _set_up(cfg: CfgNode, *, fresh: bool) -> None:
 
 
 def _train(cfg: CfgNode, resume: bool, given: Sequence[str]) -> Results:
-    cfg = cfg.clone()
     source, target = read_train_images(cfg)
     check_run(cfg, source, target)
     if cfg.PRETRAIN.CONFIG_FILE and not _skips_pretraining(cfg):
-        cfg.defrost()
-        cfg.PRETRAIN.WEIGHTS = ensure_pretrained(cfg, source, target, given)
-        cfg.freeze()
+        cfg = with_values(cfg, {"PRETRAIN.WEIGHTS": ensure_pretrained(cfg, source, target, given)})
         seed_everything(cfg.SEED)
     trainer = Trainer(cfg)
     if resume:
@@ -140,10 +137,8 @@ def _evaluate_only(cfg: CfgNode) -> Results:
     if not cfg.MODEL.WEIGHTS:
         raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model.pth")
     state = load_checkpoint(cfg.MODEL.WEIGHTS)
-    cfg = follow_weights(cfg, state).clone()
-    cfg.defrost()
-    cfg.MODEL.HEADS.NUM_CLASSES = num_classes_of(state) or 1  # classifiers do not enter evaluation
-    cfg.freeze()
+    num_classes = num_classes_of(state) or 1  # classifiers do not enter evaluation
+    cfg = with_values(follow_weights(cfg, state), {"MODEL.HEADS.NUM_CLASSES": num_classes})
     model = build_bare_model(cfg)
     logger.info("weights from %s: %s", cfg.MODEL.WEIGHTS, load_weights(model, state))
     if cfg.TEST.ADAPT_BN:

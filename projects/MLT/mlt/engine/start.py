@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from yacs.config import CfgNode
 
+from mlt.config import with_values
 from mlt.data.build import build_test_loader, iters_per_epoch, shuffled
 from mlt.data.datasets import merge_train, read_datasets
 from mlt.engine.extract import adapt_batch_norm
@@ -144,10 +145,7 @@ def build_bare_model(cfg: CfgNode) -> ReidModel:
     Args:
         cfg: a complete config.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.BACKBONE.PRETRAIN = False
-    return build_model(cfg)
+    return build_model(with_values(cfg, {"MODEL.BACKBONE.PRETRAIN": False}))
 
 
 def parallelize(model: ReidModel) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from yacs.config import CfgNode
 
+from mlt.config import value_of, with_values
 from mlt.modeling.backbones.resnet import BLOCKS
 from mlt.modeling.weights import identify, is_backbone_only, net_tensors, stem_of
 
@@ -32,7 +33,7 @@ def describe_net(cfg: CfgNode) -> dict[str, Any]:
     Args:
         cfg: the whole tree.
     """
-    return {key: _value(cfg, key) for key in NET_KEYS}
+    return {key: value_of(cfg, key) for key in NET_KEYS}
 
 
 def net_config_of(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,34 +69,11 @@ def follow_weights(cfg: CfgNode, content: Mapping[str, Any]) -> CfgNode:
     if is_backbone_only(content):
         return cfg
     wanted = net_config_of(content)
-    changes = {key: wanted[key] for key in FOLLOWED if key in wanted and wanted[key] != _value(cfg, key)}
+    changes = {key: wanted[key] for key in FOLLOWED if key in wanted and wanted[key] != value_of(cfg, key)}
     for key, value in changes.items():
         logger.warning("%s is %s, because the weights (names of %s) were trained so; the config had %s", key, value,
-                       identify(content).name, _value(cfg, key))  # fmt: skip
+                       identify(content).name, value_of(cfg, key))  # fmt: skip
     return with_values(cfg, changes)
-
-
-def with_values(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:
-    """A frozen copy of a config with other values.
-
-    Args:
-        cfg: not changed.
-        values: dotted key -> value.
-
-    Raises:
-        KeyError: an unknown key.
-    """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.merge_from_list([word for item in values.items() for word in item])
-    cfg.freeze()
-    return cfg
-
-
-def _value(cfg: CfgNode, key: str) -> Any:
-    for name in key.split("."):
-        cfg = cfg[name]
-    return cfg
 
 
 def _read_off(net: Mapping[str, Tensor]) -> dict[str, Any]:

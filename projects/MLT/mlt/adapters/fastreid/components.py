@@ -13,8 +13,9 @@ from yacs.config import CfgNode
 
 import mlt.components  # noqa: F401  fills our registries
 from mlt.adapters.fastreid.data import register_known_datasets
+from mlt.config import with_values
 from mlt.modeling.heads import MixtureLabelHead
-from mlt.modeling.net_config import describe_net, with_values
+from mlt.modeling.net_config import describe_net
 from mlt.registry import BACKBONES, META_ARCHS
 
 RESNET = "build_resnet_backbone"
