@@ -2,7 +2,7 @@
 """The synthetic benchmark: how much of the gap MLT closes on domains nobody tuned on, and what its parts are worth.
 
 Renders two domains for each pair of people and camera seeds, measures the table of tools/measure_gap.py, and the same
-for each changed recipe (all from one Stage I), and for further training seeds on the first pair. Writes
+for each changed recipe (all from one Stage I); on the first pair also other numbers and further training seeds. Writes
 benchmarks/results/synthetic.json and, with synthetic_tables.py, the tables of benchmarks/synthetic.md.
 
     python benchmarks/synthetic.py --seeds 11/4 12/5 13/6 --jobs 2
@@ -19,7 +19,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ ROWS: dict[str, list[str]] = {
     "one clustering only": ["PSEUDO_LABELS.ROUNDS", "1"],
     "one clustering and no transport": ["PSEUDO_LABELS.ROUNDS", "1", "LABEL_TRANSPORT.ENABLED", "False"],
     FAITHFUL: [],
+}
+NUMBERS: dict[str, list[str]] = {  # on the first pair of domains
     "all K 30 % too low (52, 70, 88)": ["PSEUDO_LABELS.NUM_CLUSTERS", "(52,70,88)"],
     "all K 30 % too high (98, 130, 162)": ["PSEUDO_LABELS.NUM_CLUSTERS", "(98,130,162)"],
     "K further apart (50, 100, 200)": ["PSEUDO_LABELS.NUM_CLUSTERS", "(50,100,200)"],
@@ -123,13 +125,13 @@ def gap(work: Path, data: Sequence[str], name: str, words: Sequence[str] = ()) -
     return measured | {"ARI of each epoch": [line["labels/ARI"] for line in map(json.loads, epochs)]}
 
 
-def measure(work: Path, seeds: Sequence[tuple[int, int]], rows: Iterable[str], jobs: int) -> dict[str, Any]:
+def measure(work: Path, seeds: Sequence[tuple[int, int]], rows: Collection[str], jobs: int) -> dict[str, Any]:
     """The tables, and the rows that are asked for, `jobs` runs at a time.
 
     Args:
         work: folder of all runs.
         seeds: (people, cameras) pairs.
-        rows: keys of ROWS.
+        rows: keys of ROWS and NUMBERS.
         jobs: runs at a time, one thread each.
     """
     on = machine()
@@ -138,13 +140,13 @@ def measure(work: Path, seeds: Sequence[tuple[int, int]], rows: Iterable[str], j
         data = list(pool.map(lambda job: domains(job[0], *job[1]), zip(folders, seeds, strict=True)))
         floors = list(pool.map(floor, folders))
         tables = list(pool.map(lambda job: gap(*job, FULL), zip(folders, data, strict=True)))  # all else starts there
-        changed = {
-            name: [pool.submit(gap, *job, name, ROWS[name]) for job in zip(folders, data, strict=True)] for name in rows
-        }
-        spread = [
-            pool.submit(gap, folders[0], data[0], f"training seed {s}" if s else FULL, ["SEED", str(s)])
+        pairs = list(zip(folders, data, strict=True))
+        changed = {name: [pool.submit(gap, *pair, name, ROWS[name]) for pair in pairs] for name in ROWS if name in rows}
+        numbers = {name: pool.submit(gap, *pairs[0], name, NUMBERS[name]) for name in NUMBERS if name in rows}
+        spread = {
+            s: pool.submit(gap, *pairs[0], f"training seed {s}" if s else FULL, ["SEED", str(s)])
             for s in TRAINING_SEEDS
-        ]
+        }
         ablations = {
             name: {"machine": on, "pairs": [in_short(job.result()) for job in jobs]} for name, jobs in changed.items()
         }
@@ -153,8 +155,9 @@ def measure(work: Path, seeds: Sequence[tuple[int, int]], rows: Iterable[str], j
         "seeds": seeds,
         "tables": tables,
         "floors": floors,
-        "training_seeds": dict(zip(map(str, TRAINING_SEEDS), [in_short(job.result()) for job in spread], strict=True)),
+        "training_seeds": {str(seed): in_short(job.result()) for seed, job in spread.items()},
         "ablations": ablations,
+        "numbers": {name: {"machine": on} | in_short(job.result()) for name, job in numbers.items()},
     }
 
 
@@ -169,7 +172,7 @@ def machine() -> dict[str, str]:
 
 
 def keep_other_rows(measured: dict[str, Any], path: Path) -> None:
-    """Take over the rows of an earlier measurement that were not measured now, in the order of ROWS.
+    """Take over the rows of an earlier measurement that were not measured now, in the order of ROWS and NUMBERS.
 
     Args:
         measured: what `measure` returned; changed in place.
@@ -177,15 +180,17 @@ def keep_other_rows(measured: dict[str, Any], path: Path) -> None:
     """
     earlier = json.loads(path.read_text()) if path.exists() else {}
     if earlier.get("seeds") == [list(pair) for pair in measured["seeds"]]:
-        rows = earlier["ablations"] | measured["ablations"]
-        measured["ablations"] = {name: rows[name] for name in ROWS if name in rows}
+        for kind, order in (("ablations", ROWS), ("numbers", NUMBERS)):
+            rows = earlier.get(kind, {}) | measured[kind]
+            measured[kind] = {name: rows[name] for name in order if name in rows}
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", default=["11/4", "12/5", "13/6"], help="PEOPLE/CAMERAS pairs")
-    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS), metavar="ROW", help="default: all")
+    known = [*ROWS, *NUMBERS]
+    parser.add_argument("--rows", nargs="*", default=known, choices=known, metavar="ROW", help="default: all")
     parser.add_argument("--work", type=Path, default=Path("logs/benchmark-synthetic"), help="folder of all runs")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "synthetic.json")

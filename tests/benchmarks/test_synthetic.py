@@ -62,7 +62,8 @@ def test_numbers_of_the_tables(tables: ModuleType) -> None:
         "seeds": [[1, 2], [3, 4]],
         "tables": [table(10.0, 0.25, 0.5), table(30.0, 0.75, 0.7)],
         "floors": [{"random network": 1.0}, {"random network": 2.0}],
-        "ablations": {"lambda 5": {"machine": {"commit": "def"}, "pairs": [{"mAP": 1, "centred": 2, "ARI": 0.1}] * 2}},
+        "ablations": {"no bank": {"machine": {"commit": "def"}, "pairs": [{"mAP": 1, "centred": 2, "ARI": 0.1}] * 2}},
+        "numbers": {"lambda 5": {"machine": {"commit": "ghi"}, "mAP": 3.0, "centred": 4.0, "ARI": 0.2}},
         "training_seeds": {str(s): {"mAP": m, "centred": m, "ARI": 0.5} for s, m in ((0, 9.0), (1, 10.0), (2, 11.0))},
     }
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables.tables(measured).split("\n")]
@@ -71,7 +72,9 @@ def test_numbers_of_the_tables(tables: ModuleType) -> None:
     assert ["gap closed (teacher, plain)", "0.25", "0.75", "**0.50**"] in lines
     assert ["random network", "1.0", "2.0", "**1.5**"] in lines
     assert ["MLT, as configured", "10.0", "30.0", "**20.0**", "21.0", "0.60", "abc"] in lines
-    assert ["lambda 5", "1.0", "1.0", "**1.0**", "2.0", "0.10", "def"] in lines
+    assert ["no bank", "1.0", "1.0", "**1.0**", "2.0", "0.10", "def"] in lines
+    assert ["MLT, as configured", "10.0", "11.0", "0.50", "abc"] in lines
+    assert ["lambda 5", "3.0", "4.0", "0.20", "ghi"] in lines
     assert ["mAP", "9.0", "10.0", "11.0", "**10.0**", "1.00"] in lines
     del measured["training_seeds"]
     assert "Training seeds" not in tables.tables(measured)
@@ -79,7 +82,7 @@ def test_numbers_of_the_tables(tables: ModuleType) -> None:
 
 def test_each_row_is_a_recipe_of_its_own(benchmark: ModuleType) -> None:
     recipes = {}
-    for name, words in {benchmark.FULL: [], **benchmark.ROWS}.items():
+    for name, words in {benchmark.FULL: [], **benchmark.ROWS, **benchmark.NUMBERS}.items():
         config = benchmark.CONFIGS / ("synthetic-faithful.yml" if name == benchmark.FAITHFUL else "synthetic.yml")
         args = argparse.Namespace(config_file=str(config), opts=[*benchmark.COMMON, *words])
         recipes[name] = load_cfg(args).dump()
@@ -89,14 +92,18 @@ def test_each_row_is_a_recipe_of_its_own(benchmark: ModuleType) -> None:
 def test_rows_that_were_not_measured_now_stay(benchmark: ModuleType, results: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results))
-    new = {"seeds": [tuple(pair) for pair in results["seeds"]], "ablations": {"lambda 5": 1, "without teacher": 2}}
+    seeds = [tuple(pair) for pair in results["seeds"]]
+    new = {"seeds": seeds, "ablations": {"without teacher": 2}, "numbers": {"lambda 5": 1}}
     benchmark.keep_other_rows(new, path)
-    assert list(new["ablations"]) == [row for row in benchmark.ROWS if row in {*results["ablations"], "lambda 5"}]
+    assert list(new["ablations"]) == [row for row in benchmark.ROWS if row in results["ablations"]]
     assert new["ablations"]["without teacher"] == 2
     assert new["ablations"]["one clustering only"] == results["ablations"]["one clustering only"]
-    other = {"seeds": [(1, 1)], "ablations": {"lambda 5": 1}}
+    assert list(new["numbers"]) == [
+        row for row in benchmark.NUMBERS if row in {*results.get("numbers", {}), "lambda 5"}
+    ]
+    other = {"seeds": [(1, 1)], "ablations": {"without teacher": 1}, "numbers": {}}
     benchmark.keep_other_rows(other, path)
-    assert other["ablations"] == {"lambda 5": 1}
+    assert other["ablations"] == {"without teacher": 1}
 
 
 def test_a_row_is_a_measurement_of_the_gap(
