@@ -115,7 +115,7 @@ def test_a_row_is_a_measurement_of_the_gap(
         seen.extend([tool.name, *words])
         folder = Path(words[words.index("OUTPUT_DIR") + 1]) / "adapted-1"
         folder.mkdir(parents=True)
-        (folder / "metrics.json").write_text('{"labels/ARI": 0.5}\n{"labels/ARI": 0.75}\n')
+        (folder / "metrics.json").write_text('{"labels/ARI": 0.5}\n{"lr": 0.1}\n{"labels/ARI": 0.75}\n')
         Path(words[words.index("--json") + 1]).write_text('{"runs": {"adapted": "adapted-1"}, "gap_closed": 0.5}')
 
     monkeypatch.setattr(benchmark, "run", run)

@@ -74,10 +74,12 @@ def test_what_two_processes_trained_is_evaluated_by_one(
     assert evaluation(tmp_path) == last_results(run)
 
 
-def test_classifiers_that_no_loss_trains(stage_two: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("SOLVER.ACCUMULATION", 2, "MODEL.BN_GROUP", 4)], ids=["whole", "in parts"])
+def test_classifiers_that_no_loss_trains(stage_two: list[str], tmp_path: Path, more: tuple[Any, ...]) -> None:
     """Nor the BNNeck, without a memory: processes must not wait for gradients that never come."""
     run = tmp_path / "run"
-    words = ("MODEL.LOSSES.NAME", "('TripletLoss',)", "MEMORY.NAME", "", "LABEL_TRANSPORT.ENABLED", False, *EQUAL)
+    words = ("MODEL.LOSSES.NAME", "('TripletLoss',)", "MEMORY.NAME", "", "LABEL_TRANSPORT.ENABLED", False)
+    words += (*EQUAL, *more)
     printed = call_python(TRAIN_NET, *stage_two[:2], *TWO, *stage_two[2:], *words, "OUTPUT_DIR", run)
     assert "unused" not in printed
     assert load_checkpoint(run / "model_final.pth")["iteration"] == 3

@@ -9,6 +9,7 @@ from mlt.engine import start
 from mlt.engine.start import (
     build_bare_model,
     build_start_model,
+    compile_backbones,
     complete_config,
     mixed_precision,
     parallelize,
@@ -161,5 +162,34 @@ def test_gradients_that_never_come_are_waited_for_in_vain(monkeypatch, losses, s
     given = {}
     monkeypatch.setattr(start.comm, "active", lambda: True)
     monkeypatch.setattr(start, "DistributedDataParallel", lambda _, **options: given.update(options))
-    parallelize(build_bare_model(config(MODEL__HEADS__NUM_CLASSES=3, MODEL__LOSSES__NAME=losses)))
-    assert given["find_unused_parameters"] is searches
+    model = build_bare_model(config(MODEL__HEADS__NUM_CLASSES=3, MODEL__LOSSES__NAME=losses))
+    parallelize(model, accumulates=True)
+    assert (given["static_graph"], given["find_unused_parameters"]) == (False, searches)
+    given.clear()
+    parallelize(model)
+    assert given["static_graph"]
+    assert "find_unused_parameters" not in given
+
+
+class TestCompile:
+    @pytest.fixture
+    def model(self):
+        return build_bare_model(config(MODEL__HEADS__NUM_CLASSES=3, MODEL__BACKBONE__DEPTH="10x"))
+
+    @pytest.mark.parametrize("backend", ["eager", "relu_compile_error_TESTING_ONLY"])
+    def test_features_stay_with_what_is_compiled_and_what_cannot_be(self, model, backend):
+        images = torch.randint(256, (4, 3, 32, 16), dtype=torch.uint8)
+        expected, names = model.eval()(images), list(model.state_dict())
+        with torch._dynamo.config.patch(suppress_errors=False):  # as it was, afterwards
+            compile_backbones(model, backend)
+            torch.testing.assert_close(model(images), expected)
+        assert list(model.state_dict()) == names
+        assert model.backbone._compiled_call_impl is not None
+
+    def test_off(self, model):
+        compile_backbones(model, "")
+        assert model.backbone._compiled_call_impl is None
+
+    def test_unknown(self, model):
+        with pytest.raises(ValueError, match=r"MODEL\.COMPILE must be '' or a backend .*inductor.*, got 'gcc'"):
+            compile_backbones(model, "gcc")

@@ -43,6 +43,10 @@ def _add_model(cfg: YacsNode) -> None:
     cfg.MODEL.PIXEL_MEAN = [0.485 * 255, 0.456 * 255, 0.406 * 255]
     cfg.MODEL.PIXEL_STD = [0.229 * 255, 0.224 * 255, 0.225 * 255]
 
+    # Backend of torch.compile for the backbones: "" = off, "inductor", ... What it cannot compile runs without it, with
+    # a warning. Rounds differently.
+    cfg.MODEL.COMPILE = ""
+
     cfg.MODEL.BACKBONE = CN()
     # A name of BACKBONES.
     cfg.MODEL.BACKBONE.NAME = "ResNet"
@@ -189,6 +193,9 @@ def _add_solver(cfg: YacsNode) -> None:
     cfg.SOLVER.MAX_EPOCH = 80
     # Images per step over all processes, of each domain; a multiple of NUM_INSTANCE times the processes.
     cfg.SOLVER.IMS_PER_BATCH = 64
+    # Parts of a batch that are computed one after the other, their gradients averaged, where a whole batch needs too
+    # much memory. Batch norm and mining see a part. A divisor of the identities that a process has in a batch.
+    cfg.SOLVER.ACCUMULATION = 1
     # Any optimizer of torch.optim.
     cfg.SOLVER.OPT = "Adam"
     # Learning rate at full batch.

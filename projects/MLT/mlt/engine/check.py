@@ -73,11 +73,19 @@ def _check_starts(cfg: CfgNode) -> None:
 
 
 def _check_groups(cfg: CfgNode) -> None:
-    rows = cfg.SOLVER.IMS_PER_BATCH // comm.world_size()
-    if cfg.MODEL.BN_GROUP and rows % cfg.MODEL.BN_GROUP:
+    solver, processes = cfg.SOLVER, comm.world_size()
+    rows = f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} / {processes} process(es)"
+    identities = solver.IMS_PER_BATCH // processes // cfg.DATALOADER.NUM_INSTANCE
+    if solver.ACCUMULATION < 1 or identities % solver.ACCUMULATION:
         raise ValueError(
-            f"MODEL.BN_GROUP {cfg.MODEL.BN_GROUP} does not divide the {rows} images of a domain that a process has = "
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} / {comm.world_size()} process(es)"
+            f"SOLVER.ACCUMULATION {solver.ACCUMULATION} must be a divisor of the {identities} identities that a "
+            f"process has in a batch = {rows} / DATALOADER.NUM_INSTANCE {cfg.DATALOADER.NUM_INSTANCE}"
+        )
+    part = solver.IMS_PER_BATCH // processes // solver.ACCUMULATION
+    if cfg.MODEL.BN_GROUP and part % cfg.MODEL.BN_GROUP:
+        raise ValueError(
+            f"MODEL.BN_GROUP {cfg.MODEL.BN_GROUP} does not divide the {part} images of a domain that a process has at "
+            f"a time = {rows} / SOLVER.ACCUMULATION {solver.ACCUMULATION}"
         )
 
 

@@ -148,22 +148,48 @@ def build_bare_model(cfg: CfgNode) -> ReidModel:
     return build_model(with_values(cfg, {"MODEL.BACKBONE.PRETRAIN": False}))
 
 
-def parallelize(model: ReidModel) -> nn.Module:
+def parallelize(model: ReidModel, *, accumulates: bool = False) -> nn.Module:
     """The model as the training step calls it: with several processes, gradients are averaged in the backward pass.
 
-    Looking for parameters without a gradient takes time in each step, so it is done only where there are some.
+    Every step uses the same parameters, so DDP learns in the first which have no gradient. It cannot where gradients
+    are accumulated; there it looks for them in each step, if there are some.
 
     Buffers stay each process's own: the memory's are equal by construction, BN statistics are averaged after an epoch.
 
     Args:
         model: on its device.
+        accumulates: some backward passes will not be averaged (`no_sync`).
     """
     if not comm.active():
         return model
     known = inspect.signature(DistributedDataParallel).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its older name
-    options: dict[str, Any] = {option: False, "find_unused_parameters": not model.trains_classifiers}
+    options: dict[str, Any] = {option: False, "gradient_as_bucket_view": True, "static_graph": not accumulates}
+    if accumulates:
+        options["find_unused_parameters"] = not model.trains_classifiers
     return DistributedDataParallel(model, **options)
+
+
+def compile_backbones(model: ReidModel, backend: str) -> None:
+    """Let torch.compile fuse what it can of the backbones. What it cannot compile runs as without it, with a warning.
+
+    Args:
+        model: changed in place; names of its tensors stay.
+        backend: of torch.compile; "" = nothing is done.
+
+    Raises:
+        ValueError: no such backend.
+    """
+    if not backend:
+        return
+    if backend not in torch.compiler.list_backends(None):
+        known = ", ".join(torch.compiler.list_backends())
+        raise ValueError(f"MODEL.COMPILE must be '' or a backend of torch.compile ({known}), got {backend!r}")
+    torch._dynamo.config.suppress_errors = True
+    for branch in model.branches:
+        for net in (branch, branch.teacher):
+            if net is not None:
+                net.backbone.compile(backend=backend)
 
 
 def mixed_precision(cfg: CfgNode) -> torch.dtype | None:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from yacs.config import CfgNode
 
 from mlt.data.build import build_test_loader, build_train_loader
 from mlt.data.datasets import read_datasets
 from mlt.engine import hooks
+from mlt.engine.accumulation import split_batch
 from mlt.engine.evaluate import Results, evaluate
 from mlt.engine.extract import extract
 from mlt.engine.label_host import ModelLabelHost
-from mlt.engine.start import build_start_model, complete_config, mixed_precision, parallelize, read_train_images
+from mlt.engine.start import (
+    build_start_model,
+    compile_backbones,
+    complete_config,
+    mixed_precision,
+    parallelize,
+    read_train_images,
+)
 from mlt.engine.train_loop import HookBase, TrainLoop
 from mlt.modeling.layers import running_statistics
 from mlt.modeling.meta_arch import PseudoLabelModel
@@ -63,7 +73,8 @@ class Trainer(ModelLabelHost, TrainLoop):
         self.scheduler = build_lr_scheduler(cfg, self.optimizer, iters_per_epoch=self.iters_per_epoch)
         self.amp_dtype = mixed_precision(cfg)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
-        self.net = parallelize(self.model)
+        compile_backbones(self.model, cfg.MODEL.COMPILE)
+        self.net = parallelize(self.model, accumulates=cfg.SOLVER.ACCUMULATION > 1)
         self.loader = build_train_loader(cfg, self.source, self.target, num_views=self.model.num_views)
         self.events = EventStorage(cfg.OUTPUT_DIR)
         self.checkpointer = Checkpointer(cfg.OUTPUT_DIR)
@@ -107,11 +118,11 @@ class Trainer(ModelLabelHost, TrainLoop):
         Raises:
             FloatingPointError: a loss is NaN or infinite (on CUDA noticed within LOG_PERIOD steps).
         """
-        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            losses = self.net(batch)
-        self._watch(losses)
+        self.model.before_step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+        parts = split_batch(batch, self.cfg.SOLVER.ACCUMULATION)
+        losses = [self._backward(part, len(parts), last=part is parts[-1]) for part in parts]
+        self._watch({name: torch.stack([part[name] for part in losses]).mean() for name in losses[0]})
         if self.cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE)
@@ -122,8 +133,17 @@ class Trainer(ModelLabelHost, TrainLoop):
         if self.scaler.get_scale() >= scale:  # else float16 overflowed and the step was skipped
             self.model.after_step()
 
+    def _backward(self, part: Batch, num_parts: int, *, last: bool) -> dict[str, Tensor]:
+        """Add a part's share to the gradients; several processes average them with the last part."""
+        alone = isinstance(self.net, DistributedDataParallel) and not last
+        with self.net.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
+            with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+                losses = self.net(part)
+            self.scaler.scale(torch.stack(list(losses.values())).sum() / num_parts).backward()
+        return {name: value.detach() for name, value in losses.items()}
+
     def _watch(self, losses: dict[str, Tensor]) -> None:
-        self._losses = {name: value.detach() for name, value in losses.items()}
+        self._losses = losses
         self.events.put(self._losses | {"lr": self.optimizer.param_groups[0]["lr"]})
         if self.device.type == "cpu" or self.iter % LOG_PERIOD == 0:
             check_finite(self._losses, self.iter)

@@ -78,6 +78,7 @@ class AfterStep(HookBase):
 
     def before_step(self) -> None:
         """Remember the loss scale of mixed precision."""
+        self.trainer.adaptive.before_step()
         scaler = self.trainer.grad_scaler
         self.scale = 0.0 if scaler is None else scaler.get_scale()
 

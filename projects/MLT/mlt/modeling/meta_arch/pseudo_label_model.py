@@ -57,7 +57,7 @@ class PseudoLabelModel(ReidModel):
         self.memory = memory
         self.group = 0
         self.register_buffer("labels", torch.empty(0, 0, dtype=torch.int64), persistent=False)
-        self._pending: dict[str, Tensor] | None = None  # rows of the last batch, for memory.update
+        self._pending: list[dict[str, Tensor]] = []  # rows of this step's forward passes, for memory.update
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -234,17 +234,23 @@ class PseudoLabelModel(ReidModel):
             **extra,
         }
         labels = self.labels[self.group]
-        self._pending = {name: comm.all_gather_rows(row.detach()) for name, row in rows.items()} | {"labels": labels}
+        whole = {name: comm.all_gather_rows(row.detach()) for name, row in rows.items()}
+        self._pending.append(whole | {"labels": labels})
         return memory.losses(**rows, labels=labels)
 
+    def before_step(self) -> None:
+        """Forget the rows of a step that the optimizer did not take."""
+        self._pending.clear()
+
     def after_step(self) -> None:
-        """Move the teachers towards their students and write the last batch into the memory."""
+        """Move the teachers towards their students and write the step's rows into the memory."""
         for net in self.branches:
             if net.teacher is not None:
                 net.teacher.update(net.backbone, net.heads)
-        if self.memory is not None and self._pending is not None:
-            self.memory.update(**self._pending)
-        self._pending = None
+        if self.memory is not None:
+            for rows in self._pending:
+                self.memory.update(**rows)
+        self._pending.clear()
 
     def label_features(self, images: Tensor) -> Tensor:
         """What is clustered.

@@ -221,5 +221,8 @@ class ReidModel(nn.Module):
         images = batch if isinstance(batch, Tensor) else batch["images"]
         return F.normalize(self.embed(images, net).float())
 
+    def before_step(self) -> None:
+        """The trainer calls this before the forward passes of each step."""
+
     def after_step(self) -> None:
         """The trainer calls this after each step that the optimizer really took."""

@@ -1,0 +1,40 @@
+"""A batch in parts, one after the other: the gradients of a batch that does not fit into memory at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mlt.structures import Batch
+
+
+def split_batch(batch: Batch, num_parts: int) -> list[Batch]:
+    """Batches of as many source rows and target rows as each other, in the order of the whole.
+
+    Identities are blocks of rows, so a part has all images of its identities when the number of identities divides.
+
+    Args:
+        batch: see mlt.structures; on the CPU.
+        num_parts: a divisor of the rows of each domain.
+
+    Returns:
+        num_parts batches; the batch itself for one.
+
+    Raises:
+        ValueError: the parts would differ in size.
+    """
+    if num_parts == 1:
+        return [batch]
+    sizes = batch["domains"].unique_consecutive(return_counts=True)[1].tolist()
+    if any(size % num_parts for size in sizes):
+        raise ValueError(
+            f"SOLVER.ACCUMULATION {num_parts} does not divide the {' and '.join(map(str, sizes))} rows of a batch's "
+            "domains into equal parts"
+        )
+    domains = torch.arange(len(batch["domains"])).split(sizes)
+    parts = (torch.cat(rows) for rows in zip(*(domain.chunk(num_parts) for domain in domains), strict=True))
+    return [{key: _rows(value, part) for key, value in batch.items()} for part in parts]
+
+
+def _rows(value: Tensor | list[str], rows: Tensor) -> Tensor | list[str]:
+    return value[rows] if isinstance(value, Tensor) else [value[i] for i in rows.tolist()]
