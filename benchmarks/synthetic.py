@@ -121,8 +121,8 @@ def gap(work: Path, data: Sequence[str], name: str, words: Sequence[str] = ()) -
     """
     config = CONFIGS / ("synthetic-faithful.yml" if name == FAITHFUL else "synthetic.yml")
     measured, adapted = measure_gap(work, name, config, [*data, *COMMON, *words])
-    epochs = (adapted / "metrics.json").read_text().splitlines()
-    return measured | {"ARI of each epoch": [line["labels/ARI"] for line in map(json.loads, epochs)]}
+    lines = map(json.loads, (adapted / "metrics.json").read_text().splitlines())
+    return measured | {"ARI of each epoch": [line["labels/ARI"] for line in lines if "labels/ARI" in line]}
 
 
 def measure(work: Path, seeds: Sequence[tuple[int, int]], rows: Collection[str], jobs: int) -> dict[str, Any]:
