@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commands import call, call_python, start
+from commands import LIMIT, ROOT, call, call_python, start
 
 from mlt.utils.checkpoint import load_checkpoint
 
@@ -83,6 +88,28 @@ def test_classifiers_that_no_loss_trains(stage_two: list[str], tmp_path: Path, m
     printed = call_python(TRAIN_NET, *stage_two[:2], *TWO, *stage_two[2:], *words, "OUTPUT_DIR", run)
     assert "unused" not in printed
     assert load_checkpoint(run / "model_final.pth")["iteration"] == 3
+
+
+def test_torchrun_starts_again_where_a_process_died(stage_two: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    launcher = [sys.executable, *map(str, TORCHRUN[:-2]), "--nproc-per-node=2", "--max-restarts=1", TRAIN_NET]
+    words = (*stage_two[:2], "--resume", *stage_two[2:], "SOLVER.MAX_EPOCH", "40", "OUTPUT_DIR", str(run))
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        torchrun = subprocess.Popen([*launcher, *words], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+    while torchrun.poll() is None and not (run / "last_checkpoint").exists():
+        time.sleep(0.02)
+    os.kill(workers_of(torchrun.pid)[0], signal.SIGKILL)
+    assert torchrun.wait(LIMIT) == 0, log.read_text()
+    assert "resumed from" in log.read_text()
+    assert load_checkpoint(run / "model_final.pth")["epoch"] == 39
+
+
+def workers_of(parent: int) -> list[int]:
+    """The processes of the training that a process has started."""
+    status = {path.parent: path.read_text() for path in Path("/proc").glob("[0-9]*/status")}
+    started = [folder for folder, text in status.items() if f"PPid:\t{parent}\n" in text]
+    return [int(folder.name) for folder in started if TRAIN_NET in (folder / "cmdline").read_text()]
 
 
 def test_sigterm_stops_both_processes(stage_two: list[str], tmp_path: Path) -> None:

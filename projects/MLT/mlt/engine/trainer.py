@@ -137,10 +137,13 @@ class Trainer(ModelLabelHost, TrainLoop):
         """Add a part's share to the gradients; several processes average them with the last part."""
         alone = isinstance(self.net, DistributedDataParallel) and not last
         with self.net.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
-            with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+            with self._mixed():
                 losses = self.net(part)
             self.scaler.scale(torch.stack(list(losses.values())).sum() / num_parts).backward()
         return {name: value.detach() for name, value in losses.items()}
+
+    def _mixed(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
 
     def _watch(self, losses: dict[str, Tensor]) -> None:
         self._losses = losses
@@ -158,7 +161,7 @@ class Trainer(ModelLabelHost, TrainLoop):
         return self.model
 
     def embed_images(self, domain: int, embed: Callable[[Tensor], Tensor]) -> Tensor:
-        """Rows of all training images of a domain, [N, C], in their order.
+        """Rows of all training images of a domain, [N, C], in their order; in mixed precision, as the steps are.
 
         Args:
             domain: SOURCE or TARGET.
@@ -168,7 +171,8 @@ class Trainer(ModelLabelHost, TrainLoop):
         records, decoded = (self.source, self.loader.source) if source else (self.target, self.loader.target)
         mode = self.model.training
         self.model.eval()
-        rows = extract(embed, build_test_loader(self.cfg, records, shared=decoded), len(records), self.device)
+        with self._mixed():
+            rows = extract(embed, build_test_loader(self.cfg, records, shared=decoded), len(records), self.device)
         self.model.train(mode)
         return rows
 
