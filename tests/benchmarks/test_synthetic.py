@@ -63,7 +63,7 @@ def test_numbers_of_the_tables(tables: ModuleType) -> None:
         "tables": [table(10.0, 0.25, 0.5), table(30.0, 0.75, 0.7)],
         "floors": [{"random network": 1.0}, {"random network": 2.0}],
         "ablations": {"no bank": {"machine": {"commit": "def"}, "pairs": [{"mAP": 1, "centred": 2, "ARI": 0.1}] * 2}},
-        "numbers": {"lambda 5": {"machine": {"commit": "ghi"}, "mAP": 3.0, "centred": 4.0, "ARI": 0.2}},
+        "looked_into": {"lambda 5": {"machine": {"commit": "ghi"}, "mAP": 3.0, "centred": 4.0, "ARI": 0.2}},
         "training_seeds": {str(s): {"mAP": m, "centred": m, "ARI": 0.5} for s, m in ((0, 9.0), (1, 10.0), (2, 11.0))},
     }
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables.tables(measured).split("\n")]
@@ -82,7 +82,7 @@ def test_numbers_of_the_tables(tables: ModuleType) -> None:
 
 def test_each_row_is_a_recipe_of_its_own(benchmark: ModuleType) -> None:
     recipes = {}
-    for name, words in {benchmark.FULL: [], **benchmark.ROWS, **benchmark.NUMBERS}.items():
+    for name, words in {benchmark.FULL: [], **benchmark.ROWS, **benchmark.LOOKED_INTO}.items():
         config = benchmark.CONFIGS / ("synthetic-faithful.yml" if name == benchmark.FAITHFUL else "synthetic.yml")
         args = argparse.Namespace(config_file=str(config), opts=[*benchmark.COMMON, *words])
         recipes[name] = load_cfg(args).dump()
@@ -93,15 +93,15 @@ def test_rows_that_were_not_measured_now_stay(benchmark: ModuleType, results: di
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results))
     seeds = [tuple(pair) for pair in results["seeds"]]
-    new = {"seeds": seeds, "ablations": {"without teacher": 2}, "numbers": {"lambda 5": 1}}
+    new = {"seeds": seeds, "ablations": {"without teacher": 2}, "looked_into": {"lambda 5": 1}}
     benchmark.keep_other_rows(new, path)
     assert list(new["ablations"]) == [row for row in benchmark.ROWS if row in results["ablations"]]
     assert new["ablations"]["without teacher"] == 2
     assert new["ablations"]["one clustering only"] == results["ablations"]["one clustering only"]
-    assert list(new["numbers"]) == [
-        row for row in benchmark.NUMBERS if row in {*results.get("numbers", {}), "lambda 5"}
+    assert list(new["looked_into"]) == [
+        row for row in benchmark.LOOKED_INTO if row in {*results.get("looked_into", {}), "lambda 5"}
     ]
-    other = {"seeds": [(1, 1)], "ablations": {"without teacher": 1}, "numbers": {}}
+    other = {"seeds": [(1, 1)], "ablations": {"without teacher": 1}, "looked_into": {}}
     benchmark.keep_other_rows(other, path)
     assert other["ablations"] == {"without teacher": 1}
 
