@@ -2,7 +2,7 @@
 """The synthetic benchmark: how much of the gap MLT closes on domains nobody tuned on, and what its parts are worth.
 
 Renders two domains for each pair of people and camera seeds, measures the table of tools/measure_gap.py, and the same
-for each changed recipe (all from one Stage I); on the first pair also other numbers and further training seeds. Writes
+for each changed recipe (all from one Stage I); on the first pair also rows looked into and more training seeds. Writes
 benchmarks/results/synthetic.json and, with synthetic_tables.py, the tables of benchmarks/synthetic.md.
 
     python benchmarks/synthetic.py --seeds 11/4 12/5 13/6 --jobs 2
@@ -39,10 +39,10 @@ ROWS: dict[str, list[str]] = {
     "without teacher": ["MEAN_TEACHER.ENABLED", "False"],
     "without camera centring": ["PSEUDO_LABELS.CAMERA_CENTERING", "False"],
     "one clustering only": ["PSEUDO_LABELS.ROUNDS", "1"],
-    "one clustering and no transport": ["PSEUDO_LABELS.ROUNDS", "1", "LABEL_TRANSPORT.ENABLED", "False"],
     FAITHFUL: [],
 }
-NUMBERS: dict[str, list[str]] = {  # on the first pair of domains
+LOOKED_INTO: dict[str, list[str]] = {  # on the first pair of domains
+    "one clustering and no transport": ["PSEUDO_LABELS.ROUNDS", "1", "LABEL_TRANSPORT.ENABLED", "False"],
     "all K 30 % too low (52, 70, 88)": ["PSEUDO_LABELS.NUM_CLUSTERS", "(52,70,88)"],
     "all K 30 % too high (98, 130, 162)": ["PSEUDO_LABELS.NUM_CLUSTERS", "(98,130,162)"],
     "K further apart (50, 100, 200)": ["PSEUDO_LABELS.NUM_CLUSTERS", "(50,100,200)"],
@@ -131,7 +131,7 @@ def measure(work: Path, seeds: Sequence[tuple[int, int]], rows: Collection[str],
     Args:
         work: folder of all runs.
         seeds: (people, cameras) pairs.
-        rows: keys of ROWS and NUMBERS.
+        rows: keys of ROWS and LOOKED_INTO.
         jobs: runs at a time, one thread each.
     """
     on = machine()
@@ -142,7 +142,7 @@ def measure(work: Path, seeds: Sequence[tuple[int, int]], rows: Collection[str],
         tables = list(pool.map(lambda job: gap(*job, FULL), zip(folders, data, strict=True)))  # all else starts there
         pairs = list(zip(folders, data, strict=True))
         changed = {name: [pool.submit(gap, *pair, name, ROWS[name]) for pair in pairs] for name in ROWS if name in rows}
-        numbers = {name: pool.submit(gap, *pairs[0], name, NUMBERS[name]) for name in NUMBERS if name in rows}
+        looked = {name: pool.submit(gap, *pairs[0], name, LOOKED_INTO[name]) for name in LOOKED_INTO if name in rows}
         spread = {
             s: pool.submit(gap, *pairs[0], f"training seed {s}" if s else FULL, ["SEED", str(s)])
             for s in TRAINING_SEEDS
@@ -157,7 +157,7 @@ def measure(work: Path, seeds: Sequence[tuple[int, int]], rows: Collection[str],
         "floors": floors,
         "training_seeds": {str(seed): in_short(job.result()) for seed, job in spread.items()},
         "ablations": ablations,
-        "numbers": {name: {"machine": on} | in_short(job.result()) for name, job in numbers.items()},
+        "looked_into": {name: {"machine": on} | in_short(job.result()) for name, job in looked.items()},
     }
 
 
@@ -172,7 +172,7 @@ def machine() -> dict[str, str]:
 
 
 def keep_other_rows(measured: dict[str, Any], path: Path) -> None:
-    """Take over the rows of an earlier measurement that were not measured now, in the order of ROWS and NUMBERS.
+    """Take over the rows of an earlier measurement that were not measured now, in the order of ROWS and LOOKED_INTO.
 
     Args:
         measured: what `measure` returned; changed in place.
@@ -180,7 +180,7 @@ def keep_other_rows(measured: dict[str, Any], path: Path) -> None:
     """
     earlier = json.loads(path.read_text()) if path.exists() else {}
     if earlier.get("seeds") == [list(pair) for pair in measured["seeds"]]:
-        for kind, order in (("ablations", ROWS), ("numbers", NUMBERS)):
+        for kind, order in (("ablations", ROWS), ("looked_into", LOOKED_INTO)):
             rows = earlier.get(kind, {}) | measured[kind]
             measured[kind] = {name: rows[name] for name in order if name in rows}
 
@@ -189,7 +189,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", default=["11/4", "12/5", "13/6"], help="PEOPLE/CAMERAS pairs")
-    known = [*ROWS, *NUMBERS]
+    known = [*ROWS, *LOOKED_INTO]
     parser.add_argument("--rows", nargs="*", default=known, choices=known, metavar="ROW", help="default: all")
     parser.add_argument("--work", type=Path, default=Path("logs/benchmark-synthetic"), help="folder of all runs")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")

@@ -84,8 +84,8 @@ def rows_table(measured: dict[str, Any]) -> str:
     return tabulate(body, head, tablefmt="pipe", disable_numparse=True)
 
 
-def numbers_table(measured: dict[str, Any]) -> str:
-    """The evaluated net with other numbers in the recipe, on the first pair of seeds.
+def looked_into_table(measured: dict[str, Any]) -> str:
+    """The evaluated net of further changed recipes, on the first pair of seeds.
 
     Args:
         measured: what synthetic.py measured.
@@ -93,7 +93,7 @@ def numbers_table(measured: dict[str, Any]) -> str:
     full = {"machine": measured["machine"]} | in_short(measured["tables"][0])
     body = [
         [name, f"{row['mAP']:.1f}", f"{row['centred']:.1f}", f"{row['ARI']:.2f}", row["machine"]["commit"]]
-        for name, row in ({FULL: full} | measured["numbers"]).items()
+        for name, row in ({FULL: full} | measured["looked_into"]).items()
     ]
     return tabulate(body, ["", "mAP", "mAP, centred", "ARI", "commit"], tablefmt="pipe", disable_numparse=True)
 
@@ -124,8 +124,8 @@ def tables(measured: dict[str, Any]) -> str:
     about = ", ".join(f"{key} {value}" for key, value in measured["machine"].items())
     parts = [f"Measured on: {about}.", "mAP in percent:", main_table(measured)]
     parts += ["What the parts are worth, mAP of the evaluated net:", rows_table(measured)]
-    if measured.get("numbers"):
-        parts += [f"Other numbers (people {people}, cameras {cameras}):", numbers_table(measured)]
+    if measured.get("looked_into"):
+        parts += [f"Looked into (people {people}, cameras {cameras}):", looked_into_table(measured)]
     if "training_seeds" in measured:
         parts += [f"Training seeds (people {people}, cameras {cameras}, one Stage I):", seeds_table(measured)]
     return "\n\n".join(parts)
