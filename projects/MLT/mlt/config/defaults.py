@@ -181,9 +181,20 @@ def _add_data(cfg: YacsNode) -> None:
     cfg.DATALOADER.NUM_WORKERS = 8
     # A broken image: "error" stops and names it, "skip" replaces it by another of its batch and warns once.
     cfg.DATALOADER.ON_BAD_IMAGE = "error"
-    # Memory for decoded images in GB, for each training process, shared by its workers: each image is decoded once
-    # as long as there is room.
+    # Decoded images are kept, each is decoded once, if the training images of both domains together take at most so
+    # many GB (10^9 bytes; 1 GB is 10,000 images of 256x128); else none are, and the log says so. 0 = none.
     cfg.DATALOADER.CACHE_GB = 0.0
+    # Folder of files with decoded images, which all processes of a machine share and later runs find again; test
+    # images are kept, too, a set at a time. On a local disk, best in its memory, such as /dev/shm. A changed data set
+    # gets a new file; files that no run uses may be deleted. "" = memory of each training process and its workers.
+    cfg.DATALOADER.CACHE_DIR = ""
+    # Where kept training images are read from: "host", or "device": MODEL.DEVICE, once all are decoded (needs
+    # AUGMENT_ON device). A GPU then holds them all.
+    cfg.DATALOADER.CACHE_ON = "host"
+    # Random changes of training images: "worker" (each image where it is loaded, by torchvision) or "device" (whole
+    # batches on MODEL.DEVICE; other draws of the same distribution). With "device", kept images are all decoded before
+    # the first epoch, after which no workers are needed.
+    cfg.DATALOADER.AUGMENT_ON = "worker"
 
 
 def _add_solver(cfg: YacsNode) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from yacs.config import CfgNode
 
+from mlt.data.augment import BatchTransform
 from mlt.data.eval_loader import TestLoader
 from mlt.data.image_dataset import ImageDataset
+from mlt.data.image_store import ImageStore, affordable
 from mlt.data.samplers import BatchPlan
-from mlt.data.train_loader import TrainLoader
-from mlt.data.transforms import train_transform
+from mlt.data.train_loader import OnDevice, TrainLoader
+from mlt.data.transforms import train_transform, transform_options
 from mlt.structures import ReidRecord
 from mlt.utils import comm
 
@@ -41,13 +44,16 @@ def build_train_loader(
         num_views: augmentations of each image.
 
     Raises:
-        ValueError: no images, or fewer source identities than a batch needs.
+        ValueError: no images, fewer source identities than a batch needs, or a DATALOADER key that has no such value.
     """
+    on_device = _on_device(cfg, num_views)
     if not cfg.PSEUDO_LABELS.WITH_SOURCE:
         source_records = ()
+    keep = affordable(len(source_records) + len(target_records), cfg.INPUT.SIZE_TRAIN, cfg.DATALOADER.CACHE_GB)
+    options = {} if on_device else {"transform": train_transform(cfg), "num_views": num_views}
     source, target = (
-        _train_images(cfg, r, len(source_records) + len(target_records), num_views)
-        for r in (source_records, target_records)
+        _images(cfg, records, cfg.INPUT.SIZE_TRAIN, keep=keep, **options) if records else None
+        for records in (source_records, target_records)
     )
     plan = BatchPlan(
         ims_per_batch=cfg.SOLVER.IMS_PER_BATCH,
@@ -65,6 +71,7 @@ def build_train_loader(
         plan=plan,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         pin_memory=_pins(cfg),
+        on_device=on_device,
     )
 
 
@@ -85,12 +92,15 @@ def build_test_loader(cfg: CfgNode, records: Sequence[ReidRecord], *, shared: Im
     Args:
         cfg: a tree with INPUT, DATALOADER, TEST.
         records: images to load.
-        shared: a dataset of the same records whose cache serves here too, if its image size is INPUT.SIZE_TEST.
+        shared: a dataset of the same records whose store serves here too, if its image size is INPUT.SIZE_TEST. Other
+            images are kept only where DATALOADER.CACHE_DIR keeps them from one loader to the next.
     """
     if shared is not None and shared.size == tuple(cfg.INPUT.SIZE_TEST) and len(shared) == len(records):
         images = shared.untransformed()
     else:
-        images = ImageDataset(records, size=cfg.INPUT.SIZE_TEST, on_bad_image=cfg.DATALOADER.ON_BAD_IMAGE)
+        size, folder = cfg.INPUT.SIZE_TEST, cfg.DATALOADER.CACHE_DIR
+        keep = bool(folder) and affordable(len(records), size, cfg.DATALOADER.CACHE_GB)
+        images = _images(cfg, records, size, keep=keep)
     return TestLoader(
         images,
         ims_per_batch=cfg.TEST.IMS_PER_BATCH,
@@ -105,14 +115,22 @@ def _pins(cfg: CfgNode) -> bool:
     return cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available()
 
 
-def _train_images(cfg: CfgNode, records: Sequence[ReidRecord], total: int, num_views: int) -> ImageDataset | None:
-    if not records:
+def _images(
+    cfg: CfgNode, records: Sequence[ReidRecord], size: Sequence[int], *, keep: bool, **options: Any
+) -> ImageDataset:
+    paths = [record.path for record in records]
+    store = ImageStore(paths, size, folder=cfg.DATALOADER.CACHE_DIR) if keep else None
+    return ImageDataset(records, size=size, on_bad_image=cfg.DATALOADER.ON_BAD_IMAGE, store=store, **options)
+
+
+def _on_device(cfg: CfgNode, num_views: int) -> OnDevice | None:
+    keys = cfg.DATALOADER
+    for key, choices in (("AUGMENT_ON", ("worker", "device")), ("CACHE_ON", ("host", "device"))):
+        if keys[key] not in choices:
+            raise ValueError(f"DATALOADER.{key} must be one of {', '.join(choices)}, got {keys[key]!r}")
+    if keys.AUGMENT_ON == "worker":
+        if keys.CACHE_ON == "device":
+            raise ValueError("DATALOADER.CACHE_ON device needs AUGMENT_ON device: workers cannot read a GPU's memory")
         return None
-    return ImageDataset(
-        records,
-        size=cfg.INPUT.SIZE_TRAIN,
-        transform=train_transform(cfg),
-        on_bad_image=cfg.DATALOADER.ON_BAD_IMAGE,
-        cache_gb=cfg.DATALOADER.CACHE_GB * len(records) / total,
-        num_views=num_views,
-    )
+    change = BatchTransform(**transform_options(cfg))
+    return OnDevice(change, torch.device(cfg.MODEL.DEVICE), num_views, keep_pixels=keys.CACHE_ON == "device")

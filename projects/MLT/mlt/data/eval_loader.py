@@ -18,7 +18,7 @@ class TestLoader:
     Args:
         images: what to load.
         ims_per_batch: images of a batch, >= 1.
-        num_workers: processes that load; 0 = this one.
+        num_workers: processes that load; 0 = this one, as always when the store has all images.
         rank: this process.
         world_size: number of processes.
         pin_memory: page-locked batches, for copies to a GPU.
@@ -39,6 +39,8 @@ class TestLoader:
         self.images = images
         starts = range(0, len(images), ims_per_batch)
         batches = [list(range(i, min(i + ims_per_batch, len(images)))) for i in starts][rank::world_size]
+        if images.in_store:  # there is nothing to decode, and pixels may be on a GPU already
+            num_workers, pin_memory = 0, False
         self._loader = batch_loader(images, batches, num_workers=min(num_workers, len(batches)), pin_memory=pin_memory)
         self._skipped = SkippedImages()
 
@@ -51,3 +53,5 @@ class TestLoader:
             batch["img_paths"] = [self.images.paths[i] for i in batch["indices"].tolist()]
             self._skipped.report([path for path, good in zip(batch["img_paths"], batch["valid"].tolist()) if not good])
             yield batch
+        if self.images.store is not None:
+            self.images.store.seal()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mlt.data.augment import BatchTransform
 from mlt.data.image_dataset import ImageDataset
 from mlt.data.samplers import BatchPlan, Draw, IdentitySampler, Sampler, ShuffleSampler
+from mlt.data.transforms import second_seed
 from mlt.data.workers import SkippedImages, batch_loader
 from mlt.structures import SOURCE, TARGET, UNKNOWN, Batch
+from mlt.utils.transfer import send
+
+DECODED_AT_ONCE = 64  # images that a worker decodes before it asks for more
 
 
 class _Domain:
@@ -38,14 +43,36 @@ class _Domain:
 
 
 class _JointImages(Dataset[Batch]):
-    """Source rows, then target rows, of one batch."""
+    """Source rows, then target rows, of one batch, and the seeds of their draws."""
 
     def __init__(self, parts: list[ImageDataset]) -> None:
         self.parts = parts
 
     def __getitems__(self, draws: list[list[Draw]]) -> Batch:
         batches = [part.__getitems__(chosen) for part, chosen in zip(self.parts, draws, strict=True)]
-        return {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+        seeds = torch.tensor([draw.seed for chosen in draws for draw in chosen])
+        return {"seeds": seeds} | {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+
+
+class _Decoding(Dataset[None]):
+    """Puts images into their store, and gives nothing back."""
+
+    def __init__(self, images: ImageDataset) -> None:
+        self.images = images
+
+    def __getitems__(self, indices: list[int]) -> None:
+        self.images.fill(indices)
+
+
+class _Gathering:
+    """Batches of images that are decoded already, from this process."""
+
+    def __init__(self, images: _JointImages, batches: Iterable[list[list[Draw]]]) -> None:
+        self.images = images
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.images.__getitems__, self.batches)
 
 
 class _EpochBatches:
@@ -56,6 +83,25 @@ class _EpochBatches:
 
     def __iter__(self) -> Iterator[list[list[Draw]]]:
         return self.batches
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """Augmentation of whole batches on a device, in place of that of each image where it is loaded.
+
+    All images are decoded before the first epoch if they have a store; from then on no other process is needed.
+
+    Args:
+        transform: random change of a batch.
+        device: where batches are changed, and stay.
+        num_views: 2 adds a second random change of every image to a batch, as "views".
+        keep_pixels: keep all decoded images on the device, too.
+    """
+
+    transform: BatchTransform
+    device: torch.device
+    num_views: int = 1
+    keep_pixels: bool = False
 
 
 class TrainLoader:
@@ -72,6 +118,7 @@ class TrainLoader:
         plan: size and number of batches.
         num_workers: processes that load; 0 = this one. They live as long as the loader.
         pin_memory: page-locked batches, for copies to a GPU.
+        on_device: change batches on a device; the images then have no transform of their own.
 
     Raises:
         ValueError: no images at all, or fewer identities than a batch needs.
@@ -86,6 +133,7 @@ class TrainLoader:
         plan: BatchPlan,
         num_workers: int = 0,
         pin_memory: bool = False,
+        on_device: OnDevice | None = None,
     ) -> None:
         pairs = ((SOURCE, source), (TARGET, target))
         self._domains = {number: _Domain(number, images, plan) for number, images in pairs if images is not None}
@@ -93,11 +141,12 @@ class TrainLoader:
             raise ValueError("TrainLoader: neither source nor target images; set DATASETS.NAMES or DATASETS.TARGETS")
         if source is not None and source_targets is not None:
             self._domains[SOURCE].set_labels(source_targets)
-        self.source, self.target, self.plan = source, target, plan
+        self.source, self.target, self.plan, self.on_device = source, target, plan, on_device
+        self.num_workers = num_workers
         self._batches = _EpochBatches()
-        joint = _JointImages([domain.images for domain in self._domains.values()])
-        self._loader = batch_loader(
-            joint, self._batches, num_workers=num_workers, pin_memory=pin_memory, persistent=True
+        self._joint = _JointImages([domain.images for domain in self._domains.values()])
+        self._loader: Iterable[Batch] = batch_loader(
+            self._joint, self._batches, num_workers=num_workers, pin_memory=pin_memory, persistent=True
         )
         self._skipped = SkippedImages()
 
@@ -129,12 +178,37 @@ class TrainLoader:
         """
         domains = list(self._domains.values())
         labels = [domain.labels for domain in domains]
+        self._prepare_images()
         self._batches.batches = map(list, zip(*(domain.sampler.batches(epoch, start) for domain in domains)))
         return (self._complete(batch, domains, labels) for batch in self._loader)
 
+    def _prepare_images(self) -> None:
+        """Decode what is missing and leave the workers, where batches are augmented on a device."""
+        for images in self._joint.parts:
+            if self.on_device is not None:
+                self._decode(images)
+            if images.store is not None:
+                images.store.seal()
+        if self.on_device is None or not all(images.in_store for images in self._joint.parts):
+            return
+        self._loader = _Gathering(self._joint, self._batches)
+        for images in self._joint.parts:
+            if self.on_device.keep_pixels and images.store is not None:
+                images.store.move_to(self.on_device.device)
+
+    def _decode(self, images: ImageDataset) -> None:
+        """Fill a store. Processes begin at different places; whoever comes to an image that is there goes on."""
+        missing = images.missing()
+        start = len(missing) * self.plan.rank // self.plan.world_size
+        missing = missing[start:] + missing[:start]
+        chunks = [missing[i : i + DECODED_AT_ONCE] for i in range(0, len(missing), DECODED_AT_ONCE)]
+        workers = min(self.num_workers, len(chunks))
+        for _ in batch_loader(_Decoding(images), chunks, num_workers=workers, pin_memory=False):
+            pass
+
     def _complete(self, batch: Batch, domains: list[_Domain], labels: list[Tensor]) -> Batch:
         """Replace skipped rows and look up everything but the pixels."""
-        valid = batch.pop("valid").chunk(len(domains))
+        valid, seeds = batch.pop("valid").chunk(len(domains)), batch.pop("seeds")
         indices = batch["indices"].chunk(len(domains))
         size = len(indices[0])
         if not all(bool(part.all()) for part in valid):
@@ -143,13 +217,23 @@ class TrainLoader:
             shown = [substitutes(good, self.plan.num_instances) for good in valid]
             order = torch.cat([rows + i * size for i, rows in enumerate(shown)])
             batch |= {key: batch[key][order] for key in ("images", "views") if key in batch}
+            seeds = seeds[order]
             indices = tuple(part[rows] for part, rows in zip(indices, shown))
+        batch |= self._changed(batch["images"], seeds)
         batch["indices"] = torch.cat(indices)
         batch["targets"] = torch.cat([table[part] for table, part in zip(labels, indices)])
         batch["camids"] = torch.cat([domain.images.camids[part] for domain, part in zip(domains, indices)])
         batch["domains"] = torch.tensor([domain.number for domain in domains]).repeat_interleave(size)
         batch["img_paths"] = [domain.images.paths[i] for domain, part in zip(domains, indices) for i in part.tolist()]
         return batch
+
+    def _changed(self, images: Tensor, seeds: Tensor) -> Batch:
+        """What augmentation on a device makes of a batch."""
+        if self.on_device is None:
+            return {}
+        images, change = send(images, self.on_device.device), self.on_device.transform
+        views = {"views": change(images, second_seed(seeds))} if self.on_device.num_views > 1 else {}
+        return {"images": change(images, seeds), **views}
 
 
 def substitutes(valid: Tensor, num_instances: int) -> Tensor:

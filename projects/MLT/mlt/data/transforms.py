@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from torch import Tensor
 from torchvision.transforms import v2
@@ -11,6 +12,17 @@ from yacs.config import CfgNode
 Transform = Callable[[Tensor], Tensor]
 ERASE_AREA = (0.02, 0.4)  # share of the image (Zhong et al., AAAI 2020)
 ERASE_ASPECT = (0.3, 3.33)
+SECOND_VIEW = 0x9E3779B9
+Seed = TypeVar("Seed", int, Tensor)
+
+
+def second_seed(seed: Seed) -> Seed:
+    """The seed of the second view of a draw: another random change of the same image.
+
+    Args:
+        seed: of the first view, 0 <= seed < 2**32.
+    """
+    return (seed + SECOND_VIEW) % 2**32
 
 
 def build_train_transform(
@@ -55,14 +67,23 @@ def train_transform(cfg: CfgNode) -> Transform:
     Args:
         cfg: a tree with INPUT.
     """
+    return build_train_transform(**transform_options(cfg))
+
+
+def transform_options(cfg: CfgNode) -> dict[str, Any]:
+    """Arguments of `build_train_transform`, and of `BatchTransform`, from INPUT.
+
+    Args:
+        cfg: a tree with INPUT.
+    """
     inputs = cfg.INPUT
     cj = inputs.CJ
-    return build_train_transform(
-        inputs.SIZE_TRAIN,
-        flip=inputs.FLIP.PROB if inputs.FLIP.ENABLED else 0.0,
-        padding=inputs.PADDING.SIZE if inputs.PADDING.ENABLED else 0,
-        jitter=cj.PROB if cj.ENABLED else 0.0,
-        jitter_strength=(cj.BRIGHTNESS, cj.CONTRAST, cj.SATURATION, cj.HUE),
-        erase=inputs.REA.PROB if inputs.REA.ENABLED else 0.0,
-        erase_value=inputs.REA.VALUE,
-    )
+    return {
+        "size": inputs.SIZE_TRAIN,
+        "flip": inputs.FLIP.PROB if inputs.FLIP.ENABLED else 0.0,
+        "padding": inputs.PADDING.SIZE if inputs.PADDING.ENABLED else 0,
+        "jitter": cj.PROB if cj.ENABLED else 0.0,
+        "jitter_strength": (cj.BRIGHTNESS, cj.CONTRAST, cj.SATURATION, cj.HUE),
+        "erase": inputs.REA.PROB if inputs.REA.ENABLED else 0.0,
+        "erase_value": inputs.REA.VALUE,
+    }
