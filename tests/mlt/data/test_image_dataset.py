@@ -1,10 +1,9 @@
-"""Decoding, caching, seeds and broken files."""
+"""Decoding, keeping, seeds and broken files."""
 
 from __future__ import annotations
 
-import logging
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from mlt.data.image_dataset import GREY, ImageDataset, decode_image
+from mlt.data.image_dataset import ImageDataset, decode_image
+from mlt.data.image_store import GREY, ImageStore
 from mlt.data.samplers import Draw
 from mlt.data.transforms import build_train_transform
 from mlt.structures import ReidRecord
 
 SIZE = (16, 8)
 CHANGE = build_train_transform(SIZE, padding=3, jitter=0.5, erase=0.5)
-ROOM_FOR_5 = 5.5 * 3 * 16 * 8 / 1e9
+
+
+def store_of(records: Sequence[ReidRecord]) -> ImageStore:
+    return ImageStore([record.path for record in records], SIZE)
 
 
 # --- decoding
@@ -93,22 +96,19 @@ def test_batch_has_pixels_indices_and_flags_but_no_labels(records: tuple[ReidRec
     assert batch["valid"].all()
 
 
-# --- cache
+# --- store
 
 
-@pytest.mark.parametrize("cache_gb", [0.0, ROOM_FOR_5, 1.0])
-def test_cache_changes_no_pixel(records: tuple[ReidRecord, ...], cache_gb: float) -> None:
+def test_a_store_changes_no_pixel(records: tuple[ReidRecord, ...]) -> None:
     plain = ImageDataset(records, size=SIZE, transform=CHANGE)
-    cached = ImageDataset(records, size=SIZE, transform=CHANGE, cache_gb=cache_gb)
+    cached = ImageDataset(records, size=SIZE, transform=CHANGE, store=store_of(records))
     draws = [Draw(i, 10 + i) for i in range(len(records))]
     for _ in range(2):
         assert torch.equal(cached.__getitems__(draws)["images"], plain.__getitems__(draws)["images"])
         assert torch.equal(cached[-1], plain[-1])
 
 
-def test_each_image_is_decoded_once_as_long_as_there_is_room(
-    records: tuple[ReidRecord, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_each_image_is_decoded_once(records: tuple[ReidRecord, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
     def count(path: str, size: tuple[int, int]) -> torch.Tensor:
@@ -116,24 +116,36 @@ def test_each_image_is_decoded_once_as_long_as_there_is_room(
         return decode_image(path, size)
 
     monkeypatch.setattr("mlt.data.image_dataset.decode_image", count)
-    with caplog.at_level(logging.INFO):
-        images = ImageDataset(records[:8], size=SIZE, cache_gb=ROOM_FOR_5)
-    assert "holds 5 of 8 images" in caplog.text
+    images = ImageDataset(records[:8], size=SIZE, store=store_of(records[:8]))
+    assert images.missing() == list(range(8))
+    images.__getitems__([3, 3])
+    assert images.missing() == [0, 1, 2, 4, 5, 6, 7]
+    assert not images.in_store
     images.__getitems__(range(8))
     images.untransformed().__getitems__(range(8))
-    assert read == [r.path for r in records[:8]] + [r.path for r in records[5:8]]
+    assert images.in_store
+    assert sorted(read) == [r.path for r in records[:8]]
 
 
-def test_nobody_can_write_into_the_cache(records: tuple[ReidRecord, ...]) -> None:
-    images = ImageDataset(records, size=SIZE, cache_gb=1.0)
+def test_records_in_another_order_read_the_same_store(records: tuple[ReidRecord, ...]) -> None:
+    store = store_of(records)
+    ImageDataset(records, size=SIZE, store=store).fill(range(len(records)))
+    turned = ImageDataset([*records[::-1], records[2]], size=SIZE, store=store)
+    assert turned.missing() == []
+    assert torch.equal(turned[0], decode_image(records[-1].path, SIZE))
+    assert torch.equal(turned[-1], decode_image(records[2].path, SIZE))
+
+
+def test_nobody_can_write_into_the_store(records: tuple[ReidRecord, ...]) -> None:
+    images = ImageDataset(records, size=SIZE, store=store_of(records))
     first = images[0].clone()
     images[0].zero_()
     images.__getitems__([0])["images"].zero_()
     assert torch.equal(images[0], first)
 
 
-def test_pickled_for_a_spawned_worker_it_works_without_the_cache(records: tuple[ReidRecord, ...]) -> None:
-    images = ImageDataset(records, size=SIZE, transform=CHANGE, cache_gb=1.0)
+def test_pickled_for_a_spawned_worker_it_works_without_the_store(records: tuple[ReidRecord, ...]) -> None:
+    images = ImageDataset(records, size=SIZE, transform=CHANGE, store=store_of(records))
     again = pickle.loads(pickle.dumps(images))  # noqa: S301
     assert torch.equal(again[Draw(1, 2)], images[Draw(1, 2)])
 
@@ -158,15 +170,24 @@ def test_broken_image_names_path_and_remedy(broken: list[ReidRecord], index: int
             ask()
 
 
-@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
-def test_skipped_images_are_grey_and_flagged(broken: list[ReidRecord], cache_gb: float) -> None:
-    images = ImageDataset(broken, size=SIZE, on_bad_image="skip", cache_gb=cache_gb)
+@pytest.mark.parametrize("kept", [False, True])
+def test_skipped_images_are_grey_and_flagged(broken: list[ReidRecord], kept: bool) -> None:
+    images = ImageDataset(broken, size=SIZE, on_bad_image="skip", store=store_of(broken) if kept else None)
     for _ in range(2):
         batch = images.__getitems__([0, 1, 2, 3, 0])
         assert batch["valid"].tolist() == [True, False, False, False, True]
         assert (batch["images"][1:4] == GREY).all()
         assert torch.equal(batch["images"][0], batch["images"][4])
         assert torch.equal(batch["images"][0], decode_image(broken[0].path, SIZE))
+    with pytest.raises(OSError, match="Cannot read image"):
+        images[2]
+
+
+def test_what_one_run_skips_stops_another_that_asks_for_it(broken: list[ReidRecord]) -> None:
+    store = store_of(broken)
+    ImageDataset(broken, size=SIZE, on_bad_image="skip", store=store).fill(range(4))
+    with pytest.raises(OSError, match="Cannot read image"):
+        ImageDataset(broken, size=SIZE, store=store).__getitems__([1])
 
 
 def test_unknown_policy(records: tuple[ReidRecord, ...]) -> None:

@@ -13,37 +13,50 @@ import torch
 from torch import Tensor
 
 from mlt.config import CfgNode, get_cfg
+from mlt.data.augment import BatchTransform
 from mlt.data.build import build_test_loader, build_train_loader, iters_per_epoch
 from mlt.data.eval_loader import TestLoader
-from mlt.data.image_dataset import GREY, ImageDataset
+from mlt.data.image_dataset import ImageDataset
+from mlt.data.image_store import GREY, ImageStore
 from mlt.data.samplers import BatchPlan
-from mlt.data.train_loader import TrainLoader, substitutes
-from mlt.data.transforms import build_train_transform
+from mlt.data.train_loader import OnDevice, TrainLoader, substitutes
+from mlt.data.transforms import build_train_transform, second_seed
 from mlt.structures import SOURCE, TARGET, UNKNOWN, Batch, ReidRecord
 
 SIZE = (16, 8)
 CHANGE = build_train_transform(SIZE, padding=3, erase=0.5)
+ON_DEVICE = OnDevice(BatchTransform(SIZE, padding=3, erase=0.5), torch.device("cpu"))
 PLAN = BatchPlan(ims_per_batch=8, num_batches=5, num_instances=2, seed=1)
 TENSORS = ("images", "targets", "camids", "domains", "indices")
 Records = tuple[ReidRecord, ...]
 
 
-def images_of(records: Records, on_bad_image: str = "error", cache_gb: float = 0.0) -> ImageDataset:
-    return ImageDataset(records, size=SIZE, transform=CHANGE, on_bad_image=on_bad_image, cache_gb=cache_gb)
+def images_of(records: Records, on_bad_image: str = "error", kept: bool = False) -> ImageDataset:
+    store = ImageStore([record.path for record in records], SIZE) if kept else None
+    return ImageDataset(records, size=SIZE, transform=CHANGE, on_bad_image=on_bad_image, store=store)
 
 
 def pids(records: Records) -> Tensor:
     return torch.tensor([record.pid for record in records])
 
 
-def joint(records: Records, plan: BatchPlan = PLAN, num_workers: int = 0, cache_gb: float = 0.0) -> TrainLoader:
-    source, target = records[:20], records[20:]
+def joint(
+    records: Records,
+    plan: BatchPlan = PLAN,
+    num_workers: int = 0,
+    kept: bool = False,
+    on_device: OnDevice | None = None,
+) -> TrainLoader:
+    source, target = (images_of(part, kept=kept) for part in (records[:20], records[20:]))
+    if on_device is not None:
+        source, target = source.untransformed(), target.untransformed()
     return TrainLoader(
-        images_of(source, cache_gb=cache_gb),
-        images_of(target, cache_gb=cache_gb),
-        source_targets=pids(source),
+        source,
+        target,
+        source_targets=pids(records[:20]),
         plan=plan,
         num_workers=num_workers,
+        on_device=on_device,
     )
 
 
@@ -102,9 +115,13 @@ def test_target_labels_serve_from_the_next_epoch_on(records: Records) -> None:
         assert len(batch["targets"][8:].unique()) == 4
 
 
-@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
-def test_same_batches_for_any_number_of_workers_over_epochs(records: Records, cache_gb: float) -> None:
-    here, there = joint(records), joint(records, num_workers=2, cache_gb=cache_gb)
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("on_device", [None, ON_DEVICE, replace(ON_DEVICE, keep_pixels=True)])
+def test_same_batches_for_any_number_of_workers_over_epochs(
+    records: Records, kept: bool, on_device: OnDevice | None
+) -> None:
+    here = joint(records, on_device=on_device)
+    there = joint(records, num_workers=2, kept=kept, on_device=on_device)
     labels = torch.arange(len(records) - 20) // 3
     for epoch in range(3):
         if epoch == 1:
@@ -118,16 +135,40 @@ def test_same_batches_for_any_number_of_workers_over_epochs(records: Records, ca
     assert same(list(there.epoch(2)), wanted)
 
 
-def test_forked_workers_fill_the_cache_for_all(records: Records) -> None:
-    loader = joint(records, replace(PLAN, num_batches=20), num_workers=2, cache_gb=1.0)
+def test_forked_workers_fill_the_store_for_all(records: Records) -> None:
+    loader = joint(records, replace(PLAN, num_batches=20), num_workers=2, kept=True)
     list(loader.epoch(0))
     assert loader.target is not None
-    assert loader.target._filled.bool().any()
+    assert len(loader.target.missing()) < len(loader.target)
 
 
-def test_ranks_share_each_global_batch(records: Records) -> None:
-    whole = list(joint(records).epoch(4))
-    parts = [list(joint(records, replace(PLAN, rank=rank, world_size=2)).epoch(4)) for rank in range(2)]
+def test_augmentation_on_a_device_decodes_all_images_first(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = joint(records, num_workers=2, kept=True, on_device=ON_DEVICE)
+    batches = loader.epoch(0)
+    decode: Callable[..., None] = lambda path, size: pytest.fail("decoded twice")  # noqa: E731
+    monkeypatch.setattr("mlt.data.image_dataset.decode_image", decode)
+    assert all(images is not None and images.in_store for images in (loader.source, loader.target))
+    assert len(list(batches)) == 5
+
+
+def test_rows_changed_on_a_device_are_their_own_draws(records: Records) -> None:
+    two_views = replace(ON_DEVICE, num_views=2)
+    loader, plain = joint(records, on_device=two_views), ImageDataset(records, size=SIZE)
+    chosen = [domain.sampler.batches(1) for domain in loader._domains.values()]
+    for batch, source, target in zip(loader.epoch(1), *chosen):
+        assert sorted(batch) == sorted([*TENSORS, "views", "img_paths"])
+        images = torch.stack([plain[d.image] for d in source] + [plain[20 + d.image] for d in target])
+        seeds = torch.tensor([d.seed for d in [*source, *target]])
+        assert torch.equal(batch["images"], ON_DEVICE.transform(images, seeds))
+        assert torch.equal(batch["views"], ON_DEVICE.transform(images, second_seed(seeds)))
+        assert not torch.equal(batch["images"], batch["views"])
+
+
+@pytest.mark.parametrize("on_device", [None, ON_DEVICE])
+def test_ranks_share_each_global_batch(records: Records, on_device: OnDevice | None) -> None:
+    plans = [replace(PLAN, rank=rank, world_size=2) for rank in range(2)]
+    whole = list(joint(records, on_device=on_device).epoch(4))
+    parts = [list(joint(records, plan, on_device=on_device).epoch(4)) for plan in plans]
     for batch, one, other in zip(whole, *parts):
         for key in TENSORS:
             source, target = ((a, b) for a, b in zip(one[key].chunk(2), other[key].chunk(2)))
@@ -211,9 +252,14 @@ def test_a_broken_image_stops_training_with_its_name(damaged: Records, num_worke
         list(loader.epoch(0))
 
 
-def test_a_skipped_image_is_replaced_within_its_batch(damaged: Records, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("on_device", [None, ON_DEVICE])
+def test_a_skipped_image_is_replaced_within_its_batch(
+    damaged: Records, caplog: pytest.LogCaptureFixture, on_device: OnDevice | None
+) -> None:
     plan = replace(PLAN, num_batches=20)
-    loader = TrainLoader(images_of(damaged, "skip"), None, source_targets=pids(damaged), plan=plan)
+    images = images_of(damaged, "skip", kept=on_device is not None)
+    images = images.untransformed() if on_device else images
+    loader = TrainLoader(images, None, source_targets=pids(damaged), plan=plan, on_device=on_device)
     clean = TrainLoader(images_of(damaged, "skip"), None, source_targets=pids(damaged), plan=plan)
     with caplog.at_level(logging.WARNING):
         batches = list(loader.epoch(0))
@@ -346,7 +392,7 @@ def test_build_train_loader(records: Records) -> None:
         build_train_loader(cfg, [replace(r, pid=UNKNOWN) for r in records], ())
 
 
-def test_the_cache_serves_extraction_too(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_serves_extraction_too(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = small_config()
     cfg.DATALOADER.CACHE_GB = 1.0
     loader = build_train_loader(cfg, (), records)
@@ -358,8 +404,64 @@ def test_the_cache_serves_extraction_too(records: Records, monkeypatch: pytest.M
     assert all(torch.equal(a[2], b[2]) for a, b in zip(plain, cached, strict=True))
 
 
-def test_a_cache_of_another_size_is_not_used(records: Records) -> None:
+def test_a_store_of_another_size_is_not_used(records: Records) -> None:
     cfg = small_config()
     loader = build_train_loader(cfg, (), records)
     cfg.INPUT.SIZE_TEST = [20, 10]
     assert next(iter(build_test_loader(cfg, records, shared=loader.target)))["images"].shape == (16, 3, 20, 10)
+
+
+def test_images_beyond_the_budget_are_not_kept(
+    records: Records, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both domains count together; one message says so."""
+    monkeypatch.setattr("mlt.utils.log._said", set())
+    cfg = small_config()
+    cfg.DATALOADER.CACHE_GB = 20 * (3 * 16 * 8 + 1) / 1e9
+    assert build_train_loader(cfg, records[:20], ()).source.store is not None  # type: ignore[union-attr]
+    with caplog.at_level(logging.INFO):
+        loader = build_train_loader(cfg, records[:20], records[20:])
+    assert all(images is not None and images.store is None for images in (loader.source, loader.target))
+    assert len(caplog.records) == 1
+    assert f"{len(records)} images of 16x8 take" in caplog.text
+    assert "each is decoded whenever it is needed" in caplog.text
+
+
+def test_a_folder_keeps_test_images_from_one_loader_to_the_next(
+    records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = small_config()
+    cfg.DATALOADER.CACHE_GB, cfg.DATALOADER.CACHE_DIR = 1.0, str(tmp_path)
+    first = list(gather([build_test_loader(cfg, records)]))
+    assert [path.suffix for path in tmp_path.iterdir() if path.name != "lock"] == [".u8"]
+    decode: Callable[..., None] = lambda path, size: pytest.fail("decoded twice")  # noqa: E731
+    monkeypatch.setattr("mlt.data.image_dataset.decode_image", decode)
+    again = list(gather([build_test_loader(cfg, records)]))
+    assert all(torch.equal(a[2], b[2]) for a, b in zip(first, again, strict=True))
+    assert len(list(gather([build_test_loader(cfg, records[::-1])]))) == len(records)
+
+
+def test_augmentation_on_the_device_from_a_config(records: Records) -> None:
+    cfg = small_config()
+    cfg.DATALOADER.AUGMENT_ON = "device"
+    plain = next(build_train_loader(cfg, records[:20], records[20:], num_views=2).epoch(0))
+    cfg.DATALOADER.CACHE_GB, cfg.DATALOADER.CACHE_ON = 1.0, "device"
+    loader = build_train_loader(cfg, records[:20], records[20:], num_views=2)
+    kept = next(loader.epoch(0))
+    assert all(torch.equal(plain[key], kept[key]) for key in (*TENSORS, "views"))
+    assert not torch.equal(kept["images"], kept["views"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("AUGMENT_ON", "gpu", "AUGMENT_ON must be one of worker, device, got 'gpu'"),
+        ("CACHE_ON", "cuda", "CACHE_ON must be one of host, device, got 'cuda'"),
+        ("CACHE_ON", "device", "CACHE_ON device needs AUGMENT_ON device"),
+    ],
+)
+def test_keys_that_have_no_such_value(records: Records, key: str, value: str, message: str) -> None:
+    cfg = small_config()
+    cfg.DATALOADER[key] = value
+    with pytest.raises(ValueError, match=message):
+        build_train_loader(cfg, records, ())
