@@ -219,8 +219,9 @@ def test_boxes_follow_the_rule_number_by_number() -> None:
 
 
 def test_erasing_is_last() -> None:
-    out = batched(flip=1, padding=10, jitter=1, jitter_strength=(0.9, 0.9, 0.9, 0.5), erase=1, erase_value=COLOUR)
-    assert (boxes(out[:50])[:, 2:].prod(1) > 0.01 * SIZE[0] * SIZE[1]).all()
+    strong = {"padding": 10, "jitter": 1, "jitter_strength": (0.9, 0.9, 0.9, 0.5)}
+    out = batched(**strong, flip=1, erase=1, erase_value=COLOUR, times=50)
+    assert (boxes(out)[:, 2:].prod(1) > 0.01 * SIZE[0] * SIZE[1]).all()
 
 
 @pytest.mark.parametrize(
