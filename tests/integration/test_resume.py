@@ -53,6 +53,24 @@ def test_n_and_resumed_n_are_2n(words: list[str], reference: Path, tmp_path: Pat
     assert_same_run(tmp_path / "run", reference)
 
 
+def test_n_and_resumed_n_are_2n_with_augmentation_on_the_device(
+    words: list[str], reference: Path, tmp_path: Path
+) -> None:
+    """Also when the second half finds the images of the first decoded, reads them in another way, or decodes anew."""
+    two, device = ("SOLVER.MAX_EPOCH", 2, *ONE_ROUND), ("DATALOADER.AUGMENT_ON", "device")
+    kept = ("DATALOADER.CACHE_GB", 1.0, "DATALOADER.CACHE_DIR", tmp_path / "cache")
+    call(tmp_path / "log", *words[:-1], tmp_path / "whole", *device, *two)
+    call(tmp_path / "log", *words, *device, *kept, "DATALOADER.NUM_WORKERS", 2, "SOLVER.MAX_EPOCH", 1, *ONE_ROUND)
+    assert len(list((tmp_path / "cache").glob("*.u8"))) == 3  # of source, target and test images
+    call(tmp_path / "log", *words[:2], "--resume", *words[2:], *device, *kept, "DATALOADER.CACHE_ON", "device", *two)
+    for name in ("model_last", "model_final", "model_best", "model_0001"):
+        run, whole = (load_checkpoint(tmp_path / folder / f"{name}.pth") for folder in ("run", "whole"))
+        assert_same(run, whole, name)
+    assert (tmp_path / "run" / "metrics.json").read_text() == (tmp_path / "whole" / "metrics.json").read_text()
+    theirs = load_checkpoint(reference / "model_0001.pth")["model"]  # the same two epochs with other draws
+    assert not all(torch.equal(whole["model"][key], theirs[key]) for key in theirs)
+
+
 def test_the_number_of_workers_changes_no_bit(words: list[str], reference: Path, tmp_path: Path) -> None:
     call(tmp_path / "log", *words, "DATALOADER.NUM_WORKERS", 2)
     assert_same_run(tmp_path / "run", reference)
@@ -120,10 +138,18 @@ def stop_and_resume(rank: int, words: list[str], folder: str) -> None:
                 shutil.copy(f"{folder}/run/model_last.pth", f"{folder}/stopped.pth")
 
 
-def test_two_processes_stopped_within_an_epoch(stage_two: list[str], tmp_path: Path) -> None:
-    """Each has seen other rows, and so has running statistics of its own until the end of the epoch."""
+@pytest.mark.parametrize("augment_on", ["worker", "device"])
+def test_two_processes_stopped_within_an_epoch(stage_two: list[str], tmp_path: Path, augment_on: str) -> None:
+    """Each has seen other rows, and so has running statistics of its own until the end of the epoch.
+
+    With augmentation on the device they also fill and read one image store.
+    """
     words = [*stage_two, "SOLVER.MAX_EPOCH", "2", "PSEUDO_LABELS.ROUNDS", "1", "SOLVER.IMS_PER_BATCH", "16"]
+    if augment_on == "device":
+        words += ["DATALOADER.AUGMENT_ON", "device", "DATALOADER.CACHE_GB", "1"]
+        words += ["DATALOADER.CACHE_DIR", str(tmp_path / "cache")]
     call_group(2, stop_and_resume, words, str(tmp_path))
+    assert len(list((tmp_path / "cache").glob("*.u8"))) == (3 if augment_on == "device" else 0)
     stopped = load_checkpoint(tmp_path / "stopped.pth")
     assert stopped["iteration"] == 5
     first, second = (state["model"]["backbone.bn1.BN_T.running_mean"] for state in stopped["processes"])
