@@ -186,6 +186,7 @@ def stages(peer: PeerImages, ours: OurImages) -> Figures:
     rows, seeds = torch.randint(len(peer), (BATCH,)), torch.randint(2**32, (BATCH,))
     paths = [peer.paths[row] for row in rows.tolist()]
     decoded = [Image.open(path).convert("RGB") for path in paths]
+    tensors = [peer.transform(image) for image in decoded]
     images = ours.store.gather(rows).to(device)
     changed = ours.change(images, seeds)
     size = BATCH * 3 * SIZE[0] * SIZE[1]
@@ -194,7 +195,7 @@ def stages(peer: PeerImages, ours: OurImages) -> Figures:
     theirs = {
         "decode": shortest(lambda: [Image.open(path).convert("RGB") for path in paths], cpu, 5),
         "resize, augment, normalise": shortest(lambda: [peer.transform(image) for image in decoded], cpu, 5),
-        "collate": shortest(lambda: torch.stack(list(changed.float().cpu())), cpu, 5),
+        "collate": shortest(lambda: torch.stack(tensors), cpu, 5),
     }
     first = {"decode and resize": shortest(lambda: [decode_image(path, SIZE) for path in paths], cpu, 5)}
     torch.set_num_threads(threads)
