@@ -163,9 +163,10 @@ class TestMixtureLabelTransport:
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), parameters, strict=True))
         assert int(model.teacher.ema_steps) == 0
 
-    def test_after_step_writes_the_last_batch_once(self, mlt, batch_of):
+    def test_after_step_writes_the_rows_of_its_step_once(self, mlt, batch_of):
         model = mlt()
         model(batch_of(4, 4, seed=1))
+        model.before_step()  # the optimizer did not take that step
         batch = batch_of(4, 4, seed=2)
         model(batch)
         prototypes = model.memory.prototypes.clone()

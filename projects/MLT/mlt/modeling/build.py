@@ -10,7 +10,7 @@ from mlt.registry import META_ARCHS
 
 
 def build_model(cfg: CfgNode) -> ReidModel:
-    """The model that MODEL describes, with random (or ImageNet) weights, on MODEL.DEVICE.
+    """The model that MODEL describes, with random (or ImageNet) weights, on MODEL.DEVICE, channels last in memory.
 
     Args:
         cfg: the whole tree; MODEL.HEADS.NUM_CLASSES already counted.
@@ -27,5 +27,5 @@ def build_model(cfg: CfgNode) -> ReidModel:
             f"MODEL.HEADS.NUM_CLASSES is {cfg.MODEL.HEADS.NUM_CLASSES}: build_model needs the number of identities in "
             f"DATASETS.NAMES {tuple(cfg.DATASETS.NAMES)}, which the trainer counts when it reads them"
         )
-    model = META_ARCHS.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(cfg.MODEL.DEVICE)
-    return model.to(memory_format=torch.channels_last) if model.device.type == "cpu" else model
+    model = META_ARCHS.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    return model.to(cfg.MODEL.DEVICE, memory_format=torch.channels_last)

@@ -18,9 +18,9 @@ def normalize_pixels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         std: [3, 1, 1].
 
     Returns:
-        float32 [B, 3, H, W], channels last in memory.
+        [B, 3, H, W] of the dtype of `mean`, channels last in memory.
     """
     pixels = images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-    lines = pixels.to(torch.float32, copy=True).flatten(2)
+    lines = pixels.to(mean.dtype, copy=True).flatten(2)
     lines.sub_(mean.flatten().repeat(images.shape[3])).div_(std.flatten().repeat(images.shape[3]))
     return lines.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
