@@ -1,0 +1,47 @@
+"""The arithmetic of the training benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlt.config import get_cfg
+
+
+@pytest.fixture
+def benchmark(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    return load_tool("benchmarks/bench_train")
+
+
+def test_what_follows_from_the_measured_parts(benchmark: ModuleType) -> None:
+    schedule = get_cfg()
+    schedule.merge_from_file(str(benchmark.CONFIG))
+    figures = {"step": 0.09, "data": 0.01, "labels": 6.0, "evaluation": 20.0, "FLOP of a step": 9e12, "losses": [1.0]}
+    found = benchmark.conclude(figures, schedule, "NVIDIA H200")
+    assert found["images/s"] == pytest.approx(128 / 0.1)
+    shares = {
+        "data": 3 / 40,
+        "steps": 27 / 40,
+        "labels": 6 / 40,
+        "evaluation": 4 / 40,
+    }  # of 300 steps, 1 / 5 evaluation
+    assert found["share of an epoch"] == pytest.approx(shares)
+    assert found["hours of the schedule"] == pytest.approx(469 * 40 / 3600)
+    assert found["share of the peak"] == pytest.approx(1e14 / 989e12)
+    assert benchmark.conclude(figures, schedule, "a CPU")["share of the peak"] is None
+    table = benchmark.show({"ways": {"plain": figures | found, "fast": figures | found | {"step": 0.045}}})
+    assert [line.split()[-1] for line in table.split("\n") if line.startswith("step ")] == ["2"]
+
+
+def test_copies_are_new_images_of_the_same_people(benchmark: ModuleType, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 16), (100, 50, 200)).save(tmp_path / "0007_c1s1_000001_00.jpg")
+    benchmark.copies(tmp_path, 4, np.random.default_rng(0))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) == 4
+    assert all(name.startswith("0007_c1s1_") for name in names)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 4
