@@ -1,6 +1,7 @@
 """Operators for clustering embeddings: exact, sparse, and the same on CPU and CUDA. Needs PyTorch only."""
 
 from mlt_ops._library import describe_build, has_cuda, has_extension
+from mlt_ops.count_closer import count_closer
 from mlt_ops.dbscan import dbscan
 from mlt_ops.expand_query import expand_query
 from mlt_ops.jaccard import jaccard_distance
@@ -9,13 +10,15 @@ from mlt_ops.kmeans import kmeans, kmeans_plus_plus
 from mlt_ops.knn import knn
 from mlt_ops.rerank import rerank
 from mlt_ops.segment_mean import segment_mean
-from mlt_ops.structures import KMeansResult, Neighbors, SparseDistance, SparseRows
+from mlt_ops.structures import Columns, KMeansResult, Neighbors, SparseDistance, SparseRows
 
 __all__ = [
+    "Columns",
     "KMeansResult",
     "Neighbors",
     "SparseDistance",
     "SparseRows",
+    "count_closer",
     "dbscan",
     "describe_build",
     "expand_query",

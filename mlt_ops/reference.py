@@ -181,3 +181,21 @@ def rerank(query: Floats, gallery: Floats, k1: int = 20, k2: int = 6, lambda_val
     for i in range(len(features)):
         mixed[i, index[i]] += lambda_value * distance[i] / scale[i]
     return mixed[len(gallery) :, : len(gallery)]
+
+
+def count_closer(
+    distance: Floats, reference: tuple[Integers, Integers], excluded: tuple[Integers, Integers]
+) -> Integers:
+    """Number [M] of columns before each reference column in a stable sort of its row, excluded ones left out.
+
+    Args:
+        distance: [Q, G].
+        reference: row pointers [Q + 1] and columns [M].
+        excluded: likewise, the columns that do not count.
+    """
+    counts = []
+    for row, values in enumerate(distance):
+        wanted, left_out = (col[rowptr[row] : rowptr[row + 1]] for rowptr, col in (reference, excluded))
+        order = list(np.argsort(values, kind="stable"))
+        counts += [sum(other not in left_out for other in order[: order.index(col)]) for col in wanted]
+    return np.array(counts, dtype=np.int64)

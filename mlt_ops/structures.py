@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 MAX_ROWS = 2**31 - 1  # row numbers are int32 inside the kernels
+_INTEGERS = (torch.int64, torch.int32)
 
 
 class Neighbors(NamedTuple):
@@ -23,6 +24,27 @@ class Neighbors(NamedTuple):
 
     distance: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+
+
+class Columns(NamedTuple):
+    """Some columns of each of N rows, in compressed form (CSR) without values.
+
+    `rowptr` [N + 1] int64 ascends from 0 to M; row i has the columns `col` [M] (int32 or int64) from place rowptr[i] to
+    rowptr[i + 1], strictly ascending. A plain pair is accepted in its place.
+    """
+
+    rowptr: Tensor
+    col: Tensor
+
+    def of_rows(self, begin: int, end: int) -> Columns:
+        """The columns of the rows begin..end.
+
+        Args:
+            begin: first row.
+            end: row after the last.
+        """
+        rowptr = self.rowptr[begin : end + 1]
+        return Columns(rowptr - rowptr[0], self.col[rowptr[0] : rowptr[-1]])
 
 
 class KMeansResult(NamedTuple):
@@ -91,8 +113,7 @@ class SparseRows:
 
     def row_of_entries(self) -> Tensor:
         """Row number [nnz] of each entry."""
-        rows = torch.arange(self.num_rows, dtype=torch.int32, device=self.device)
-        return rows.repeat_interleave(self.rowptr.diff(), output_size=self.nnz)
+        return row_of_entries(self.rowptr, self.nnz)
 
     def to_dense(self, fill: float = 0.0) -> Tensor:
         """The matrix [N, num_cols] float32.
@@ -164,30 +185,59 @@ class SparseDistance(SparseRows):
         return super().to_dense(fill)
 
 
+def row_of_entries(rowptr: Tensor, nnz: int) -> Tensor:
+    """Row number [nnz] int32 of each entry of a CSR structure.
+
+    Args:
+        rowptr: [N + 1].
+        nnz: number of entries.
+    """
+    rows = torch.arange(len(rowptr) - 1, dtype=torch.int32, device=rowptr.device)
+    return rows.repeat_interleave(rowptr.diff(), output_size=nnz)
+
+
+def check_columns(name: str, rowptr: Tensor, col: Tensor, num_cols: int, device: torch.device) -> None:
+    """Refuse columns that are no CSR structure.
+
+    Args:
+        name: what they are, for the message.
+        rowptr: [N + 1].
+        col: [nnz].
+        num_cols: number of columns there are.
+        device: where they must be.
+
+    Raises:
+        ValueError: wrong dtype, shape or device, pointers that do not ascend, columns out of range or order.
+    """
+    _check_field(name, "rowptr", rowptr, _INTEGERS[:1], device)
+    _check_field(name, "col", col, _INTEGERS, device)
+    if not 0 <= num_cols <= MAX_ROWS:
+        raise ValueError(f"{name}: num_cols must be between 0 and {MAX_ROWS}, got {num_cols}.")
+    if len(rowptr) < 1 or rowptr[0] != 0 or rowptr[-1] != len(col) or bool((rowptr.diff() < 0).any()):
+        raise ValueError(f"{name}: rowptr must ascend from 0 to {len(col)}, the number of entries.")
+    low, high = (int(col.min()), int(col.max())) if len(col) else (0, -1)
+    if low < 0 or high >= num_cols:
+        raise ValueError(f"{name}: col must be between 0 and {num_cols - 1}, got {low} to {high}.")
+    if bool(((col.diff() <= 0) & (row_of_entries(rowptr, len(col)).diff() == 0)).any()):
+        raise ValueError(f"{name}: col must be strictly ascending within each row.")
+
+
 def _check_csr(name: str, rows: SparseRows) -> None:
-    integers = (torch.int64, torch.int32)
-    for field, dtypes in (("rowptr", integers[:1]), ("col", integers), ("value", (torch.float32,))):
-        tensor = getattr(rows, field)
-        if tensor.dim() != 1 or tensor.dtype not in dtypes or tensor.device != rows.value.device:
-            raise ValueError(
-                f"{name}: {field} must be 1-D {dtypes[0]} on {rows.value.device}, "
-                f"got {tensor.dim()}-D {tensor.dtype} on {tensor.device}."
-            )
-    if not 0 <= rows.num_cols <= MAX_ROWS:
-        raise ValueError(f"{name}: num_cols must be between 0 and {MAX_ROWS}, got {rows.num_cols}.")
+    _check_field(name, "value", rows.value, (torch.float32,), rows.value.device)
+    _check_field(name, "col", rows.col, _INTEGERS, rows.value.device)
     if len(rows.col) != len(rows.value):
         raise ValueError(f"{name}: col and value must be equally long, got {len(rows.col)} and {len(rows.value)}.")
-    pointers = rows.rowptr
-    if len(pointers) < 1 or pointers[0] != 0 or pointers[-1] != len(rows.col) or bool((pointers.diff() < 0).any()):
-        raise ValueError(f"{name}: rowptr must ascend from 0 to {len(rows.col)}, the number of entries.")
-    low, high = (int(rows.col.min()), int(rows.col.max())) if rows.nnz else (0, -1)
-    if low < 0 or high >= rows.num_cols:
-        raise ValueError(f"{name}: col must be between 0 and {rows.num_cols - 1}, got {low} to {high}.")
-    row = rows.row_of_entries()
-    if bool(((rows.col.diff() <= 0) & (row.diff() == 0)).any()):
-        raise ValueError(f"{name}: col must be strictly ascending within each row.")
+    check_columns(name, rows.rowptr, rows.col, rows.num_cols, rows.value.device)
     if not torch.isfinite(rows.value).all():
         raise ValueError(f"{name}: value must be finite.")
+
+
+def _check_field(name: str, field: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], device: torch.device) -> None:
+    if tensor.dim() != 1 or tensor.dtype not in dtypes or tensor.device != device:
+        raise ValueError(
+            f"{name}: {field} must be 1-D {dtypes[0]} on {device}, "
+            f"got {tensor.dim()}-D {tensor.dtype} on {tensor.device}."
+        )
 
 
 def _memory_of(device: torch.device) -> int:

@@ -137,4 +137,18 @@ inline void check_dbscan_args(const Tensor& rowptr, const Tensor& col, const Ten
   STD_TORCH_CHECK(min_samples >= 1, "dbscan: min_samples must be at least 1, got ", min_samples);
 }
 
+inline void check_count_closer_args(const Tensor& distance, const Tensor& rowptr, const Tensor& col,
+                                    const Tensor& excluded_rowptr, const Tensor& excluded_col) {
+  const char* op = "count_closer";
+  check_tensor(op, "distance", distance, 2, ScalarType::Float, distance);
+  check_tensor(op, "col", col, 1, ScalarType::Int, distance);
+  check_tensor(op, "excluded_col", excluded_col, 1, ScalarType::Int, distance);
+  check_tensor(op, "rowptr", rowptr, 1, ScalarType::Long, distance);
+  check_tensor(op, "excluded_rowptr", excluded_rowptr, 1, ScalarType::Long, distance);
+  for (const Tensor* pointers : {&rowptr, &excluded_rowptr}) {
+    STD_TORCH_CHECK(pointers->size(0) == distance.size(0) + 1, op, ": rowptr and excluded_rowptr must be [",
+                    distance.size(0) + 1, "], one more than the rows of distance, got ", pointers->size(0));
+  }
+}
+
 }  // namespace mlt_ops
