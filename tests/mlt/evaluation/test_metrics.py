@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mlt.evaluation import metrics
+import mlt_ops
 from mlt.evaluation.metrics import QueryRanks, evaluate_features, rank_queries, summarize
 from mlt.structures import UNKNOWN
 
@@ -118,14 +118,34 @@ def test_queries_without_a_match_are_skipped_and_counted() -> None:
     }
 
 
-def test_results_depend_on_no_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_depend_on_no_chunk() -> None:
     distance = torch.rand(150, 40, generator=torch.Generator().manual_seed(2))
-    ids = random_ids(150, 40, 9, 3)
-    whole = rank_queries(distance, *ids)
+    q_pids, g_pids, q_camids, g_camids = random_ids(150, 40, 9, 3)
+    whole = rank_queries(distance, q_pids, g_pids, q_camids, g_camids)
     for size in (1, 7, 1000):
-        monkeypatch.setattr(metrics, "RANK_CHUNK", size)
-        for one, other in zip(rank_queries(distance, *ids), whole, strict=True):
+        chunks = zip(distance.split(size), q_pids.split(size), q_camids.split(size), strict=True)
+        parts = [rank_queries(rows, pids, g_pids, camids, g_camids) for rows, pids, camids in chunks]
+        for one, other in zip(map(torch.cat, zip(*parts, strict=True)), whole, strict=True):
             assert torch.equal(one[whole.valid], other[whole.valid])
+
+
+def test_results_depend_on_no_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, gallery, ids = unit_rows(300, 8, 7), unit_rows(200, 8, 8), random_ids(300, 200, 20, 4)
+    expected = evaluate_features(query, gallery, *ids)
+    monkeypatch.setattr(sys.modules["mlt_ops.count_closer"], "has_extension", lambda: False)
+    assert evaluate_features(query, gallery, *ids) == expected
+
+
+def test_precisions_are_added_in_the_order_of_ranks() -> None:
+    """Bit for bit: averages of a set must not move in the last digit when the code that sums them changes."""
+    distance, ids = torch.rand(60, 400, generator=torch.Generator().manual_seed(9)), random_ids(60, 400, 4, 3, seed=10)
+    for ap, row, pid, camid in zip(rank_queries(distance, *ids).ap.tolist(), distance, ids[0], ids[2], strict=True):
+        order = row.argsort(stable=True)
+        kept = order[(ids[1][order] != pid) | (ids[3][order] != camid)]
+        total = 0.0
+        for nth, place in enumerate((ids[1][kept] == pid).nonzero().flatten().tolist(), 1):
+            total += nth / (place + 1)
+        assert ap == total / nth
 
 
 def test_results_depend_on_no_thread_count() -> None:
@@ -141,6 +161,9 @@ def test_results_depend_on_no_thread_count() -> None:
 
 
 def test_errors() -> None:
+    ids = random_ids(2, 3, 4, 2)
+    with pytest.raises(ValueError, match=r"rank_queries: distance \[3, 2\] with pids \[2, 3\] and camids \[2, 3\]"):
+        rank_queries(torch.zeros(3, 2), *ids)
     rows, pids, camids = unit_rows(3, 4, 5), torch.tensor([1, 2, 3]), torch.tensor([0, 0, 0])
     with pytest.raises(ValueError, match="None of the 3 queries has a match"):
         evaluate_features(rows, rows, pids, pids, camids, camids)
@@ -158,8 +181,8 @@ def test_errors() -> None:
 @pytest.mark.parametrize(
     ("queries", "gallery", "dim", "limit_mb"),
     [
-        (1000, 15913, 64, 80),  # Market-1501
-        (600, 82161, 32, 300),  # MSMT17
+        (1000, 15913, 64, 30),  # Market-1501
+        (600, 82161, 32, 110),  # MSMT17
     ],
 )
 def test_memory_beside_the_features(queries: int, gallery: int, dim: int, limit_mb: int) -> None:
@@ -183,7 +206,7 @@ evaluate_features(query, gallery, *pids, *camids)
 print(peak() - before)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 0 < float(run.stdout) < limit_mb
+    assert 0 < float(run.stdout) < limit_mb + 60 * (not mlt_ops.has_extension())  # without it rows are sorted
 
 
 @pytest.mark.gpu

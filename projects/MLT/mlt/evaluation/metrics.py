@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from mlt.structures import UNKNOWN
+from mlt_ops import Columns, count_closer
 
 PRODUCT_CHUNK = 256  # queries in one matrix product; fixed, because another number may round differently
-RANK_CHUNK = 32  # queries ranked at a time
-LAST = torch.iinfo(torch.int64).max  # order key of what does not count
 
 
 class QueryRanks(NamedTuple):
@@ -41,8 +40,8 @@ def evaluate_features(
 ) -> dict[str, float]:
     """Rank the gallery by Euclidean distance for every query and average, as FastReID reports it.
 
-    Never holds Q x G: beside the features it needs G * (4 * PRODUCT_CHUNK + 30 * RANK_CHUNK) bytes. Equal features
-    give equal results, on however many processes they were extracted.
+    Never holds Q x G: beside the features it needs 4 * PRODUCT_CHUNK * G bytes for distances, and little more. Equal
+    features give equal results, on however many processes they were extracted.
 
     Args:
         query: [Q, D], unit rows as the papers have them.
@@ -75,8 +74,9 @@ def evaluate_features(
     def distance(features: Tensor) -> Tensor:  # without |q|^2, which is the same for the whole row
         return torch.addmm(squares, features.to(gallery), gallery.t(), alpha=-2)
 
-    ranks = [rank_queries(distance(rows), pids, gallery_pids, camids, gallery_camids) for rows, pids, camids in chunks]
-    return summarize(_concatenate(ranks))
+    identities = _Gallery(gallery_pids.to(gallery.device), gallery_camids.to(gallery.device))
+    ranks = [_rank(distance(rows), pids, camids, identities) for rows, pids, camids in chunks]
+    return summarize(QueryRanks(*(torch.cat(field) for field in zip(*ranks, strict=True))))
 
 
 def rank_queries(
@@ -85,62 +85,69 @@ def rank_queries(
     """Where each query finds its matches. Gallery images of the query's own pid *and* camera do not count.
 
     A camera that is UNKNOWN is never "the query's own". Nothing is sorted but the few matches: an item's place is the
-    number of items before it, by distance and, when equal, by gallery index. Precision is taken at each match and
-    averaged, without interpolation.
+    number of items before it, by distance and, when equal, by gallery index (`mlt_ops.count_closer`). Precision is
+    taken at each match and averaged, without interpolation.
 
     Args:
-        distance: [Q, G] float32, any monotone measure.
+        distance: [Q, G] float32, any monotone measure; float64 is rounded to it.
         query_pids: int64 [Q]
         gallery_pids: int64 [G]
         query_camids: int64 [Q]
         gallery_camids: int64 [G]
+
+    Raises:
+        ValueError: shapes do not fit.
     """
-    ids = [x.to(distance.device) for x in (query_pids, gallery_pids, query_camids, gallery_camids)]
-    chunks = zip(distance.split(RANK_CHUNK), ids[0].split(RANK_CHUNK), ids[2].split(RANK_CHUNK), strict=True)
-    return _concatenate([_rank_chunk(rows, pids, ids[1], camids, ids[3]) for rows, pids, camids in chunks])
+    wanted = [len(query_pids), len(gallery_pids)]
+    if not list(distance.shape) == wanted == [len(query_camids), len(gallery_camids)]:
+        raise ValueError(
+            f"rank_queries: distance {list(distance.shape)} with pids {wanted} and camids "
+            f"{[len(query_camids), len(gallery_camids)]} of queries and gallery; wanted [Q, G] of each"
+        )
+    identities = _Gallery(gallery_pids.to(distance.device), gallery_camids.to(distance.device))
+    return _rank(distance, query_pids, query_camids, identities)
 
 
-def _concatenate(parts: list[QueryRanks]) -> QueryRanks:
-    return QueryRanks(*(torch.cat(field) for field in zip(*parts, strict=True)))
+class _Gallery:
+    """Who is on the gallery images, sorted once: the images of one identity are a run.
+
+    Args:
+        pids: int64 [G]
+        camids: int64 [G]
+    """
+
+    def __init__(self, pids: Tensor, camids: Tensor) -> None:
+        self.pids, self.image = pids.sort(stable=True)
+        self.camids = camids
+
+    def matches_and_own(self, pids: Tensor, camids: Tensor) -> tuple[Columns, Columns]:
+        """Of each query: images of its identity from other cameras, and those from its own."""
+        first = torch.searchsorted(self.pids, pids)
+        size = (torch.searchsorted(self.pids, pids, right=True) - first).masked_fill_(pids == UNKNOWN, 0)
+        query = torch.arange(len(pids), device=pids.device).repeat_interleave(size)
+        shift = first - (size.cumsum(0) - size)  # from a place in the list of all to a place in the run
+        image = self.image[torch.arange(len(query), device=pids.device) + shift[query]]
+        own = (self.camids[image] == camids[query]) & (camids != UNKNOWN)[query]
+
+        def chosen(which: Tensor) -> Columns:
+            found = query[which].bincount(minlength=len(pids))
+            return Columns(torch.nn.functional.pad(found.cumsum(0), (1, 0)), image[which])
+
+        return chosen(~own), chosen(own)
 
 
-def _rank_chunk(
-    distance: Tensor, query_pids: Tensor, gallery_pids: Tensor, query_camids: Tensor, gallery_camids: Tensor
-) -> QueryRanks:
-    num_queries = len(distance)
-    same = (query_pids[:, None] == gallery_pids) & (query_pids != UNKNOWN)[:, None]
-    own = same & (query_camids[:, None] == gallery_camids) & (query_camids != UNKNOWN)[:, None]
-    same &= ~own
-    keys = _order_keys(distance).masked_fill_(own, LAST)
-    del own
-    found = same.sum(dim=1)
-    most = max(1, int(found.max()))
-    row, column = same.nonzero(as_tuple=True)
-    del same
-    place = torch.arange(len(row), device=row.device) - (found.cumsum(0) - found)[row]
-    hits = keys.new_full((num_queries, most), LAST)
-    hits[row, place] = keys[row, column]
-    hits = hits.sort(dim=1).values
-    # bucket b holds the items between match b-1 and match b, match b itself included
-    bucket = torch.searchsorted(hits, keys)
-    bucket += torch.arange(num_queries, device=row.device)[:, None] * (most + 1)
-    sizes = bucket.flatten().bincount(minlength=num_queries * (most + 1)).view(num_queries, most + 1)
-    rank = sizes[:, :most].cumsum(dim=1)
-    nth = torch.arange(1, most + 1, device=row.device)
-    precision = torch.where(nth <= found[:, None], nth.double() / rank, 0.0)
-    last = rank.gather(1, (found - 1).clamp(min=0)[:, None])[:, 0]
-    total = precision.cumsum(dim=1)[:, -1]  # in the order of ranks, so that the zeros behind change no bit
-    return QueryRanks(total / found, found.double() / last, rank[:, 0], found > 0)
-
-
-def _order_keys(distance: Tensor) -> Tensor:
-    """int64 [Q, G] that sort as (distance, gallery index) does, so that no two are equal."""
-    bits = (distance.float() + 0.0).contiguous().view(torch.int32)  # + 0.0 makes -0.0 and 0.0 equal
-    bits ^= (bits >> 31) & 0x7FFFFFFF  # the bits of negative floats sort backwards
-    keys = bits.long()
-    keys <<= 32
-    keys |= torch.arange(keys.shape[1], device=keys.device)
-    return keys
+def _rank(distance: Tensor, query_pids: Tensor, query_camids: Tensor, gallery: _Gallery) -> QueryRanks:
+    ids = query_pids.to(distance.device), query_camids.to(distance.device)
+    matches, own = gallery.matches_and_own(*ids)
+    found, begin = matches.rowptr.diff(), matches.rowptr[:-1]
+    query = torch.arange(len(found), device=found.device).repeat_interleave(found)
+    row = query * distance.shape[1]  # sorts the matches of each query among themselves
+    rank = (row + count_closer(distance, matches, excluded=own)).sort().values - row + 1
+    nth = torch.arange(1, len(rank) + 1, device=rank.device) - begin[query]
+    # 2-D, because then PyTorch adds in the order of ranks on CUDA too.
+    total = torch.segment_reduce((nth.double() / rank)[:, None], "sum", offsets=matches.rowptr, axis=0, initial=0)
+    rank = torch.nn.functional.pad(rank, (0, 1), value=1)  # what a last query without a match looks up
+    return QueryRanks(total[:, 0] / found, found.double() / rank[matches.rowptr[1:] - 1], rank[begin], found > 0)
 
 
 def summarize(ranks: QueryRanks) -> dict[str, float]:
