@@ -183,6 +183,7 @@ def test_errors() -> None:
     [
         (1000, 15913, 64, 30),  # Market-1501
         (600, 82161, 32, 110),  # MSMT17
+        (300, 9000, 2048, 30),  # features as wide as ResNet-50's
     ],
 )
 def test_memory_beside_the_features(queries: int, gallery: int, dim: int, limit_mb: int) -> None:

@@ -30,6 +30,7 @@ class QueryRanks(NamedTuple):
     valid: Tensor
 
 
+@torch.no_grad()
 def evaluate_features(
     query: Tensor,
     gallery: Tensor,
@@ -68,17 +69,26 @@ def evaluate_features(
             raise ValueError(f"evaluate_features: {side} features hold NaN or infinity")
     if query.shape[1] != gallery.shape[1]:
         raise ValueError(f"evaluate_features: query features have {query.shape[1]} numbers, gallery {gallery.shape[1]}")
-    squares = torch.cat([torch.linalg.vecdot(part, part) for part in gallery.split(1024)])
+    squares = _squared_norms(gallery)
     chunks = zip(*(rows.split(PRODUCT_CHUNK) for rows in (query, query_pids, query_camids)), strict=True)
+    buffer = gallery.new_empty(min(PRODUCT_CHUNK, len(query)), len(gallery))
 
     def distance(features: Tensor) -> Tensor:  # without |q|^2, which is the same for the whole row
-        return torch.addmm(squares, features.to(gallery), gallery.t(), alpha=-2)
+        return torch.addmm(squares, features.to(gallery), gallery.t(), alpha=-2, out=buffer[: len(features)])
 
     identities = _Gallery(gallery_pids.to(gallery.device), gallery_camids.to(gallery.device))
     ranks = [_rank(distance(rows), pids, camids, identities) for rows, pids, camids in chunks]
     return summarize(QueryRanks(*(torch.cat(field) for field in zip(*ranks, strict=True))))
 
 
+def _squared_norms(rows: Tensor) -> Tensor:
+    squares = rows.new_empty(len(rows))
+    for part, result in zip(rows.split(256), squares.split(256), strict=True):
+        torch.linalg.vecdot(part, part, out=result)  # in place: small results between large products fragment memory
+    return squares
+
+
+@torch.no_grad()
 def rank_queries(
     distance: Tensor, query_pids: Tensor, gallery_pids: Tensor, query_camids: Tensor, gallery_camids: Tensor
 ) -> QueryRanks:
