@@ -26,7 +26,8 @@ STABLE_TORCH_LIBRARY(mlt_ops, m) {
   // CSR of distances -> [N] int32: smallest core index of the row's cluster, -1 for noise
   m.def("dbscan(Tensor rowptr, Tensor col, Tensor value, float eps, int min_samples) -> Tensor");
   // Per reference column (CSR, [M]): how many columns of its row come before it, those excluded (CSR) left out.
-  m.def("count_closer(Tensor distance, Tensor rowptr, Tensor col, Tensor excluded_rowptr, Tensor excluded_col) -> Tensor");
+  m.def("count_closer(Tensor distance, Tensor rowptr, Tensor col, Tensor excluded_rowptr, Tensor excluded_col) "
+        "-> Tensor");
 }
 
 extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C() {

@@ -20,6 +20,7 @@ assert not mlt_ops.has_extension() and not mlt_ops.has_cuda()
 mlt_ops.knn(torch.randn(9, 3), 2)
 labels, centroids, inertia = mlt_ops.kmeans(torch.randn(9, 3), 2)
 assert centroids.shape == (2, 3)
+assert mlt_ops.count_closer(torch.tensor([[2.0, 1.0]]), (torch.tensor([0, 1]), torch.tensor([0]))).tolist() == [1]
 try:
     mlt_ops.jaccard_distance(torch.randn(9, 3), max_distance=0.6)
 except RuntimeError as error:

@@ -18,8 +18,8 @@ import pytest
 from mlt.engine.run import load_cfg
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/synthetic.md", "projects/MLT/README.md",
-                                  "mlt_ops/README.md")]  # fmt: skip
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "benchmarks/synthetic.md",
+                                  "projects/MLT/README.md", "mlt_ops/README.md")]  # fmt: skip
 SCRIPT = re.compile(r"(?:tools|benchmarks)/\w+\.py")
 
 

@@ -1,6 +1,6 @@
 // How many columns of a row come before a reference column, a block per row: each thread counts in its own columns for
-// kGroup references at a time, then the block adds up. Integers, so the order of addition does not matter and the counts
-// equal the CPU's. O(G R) time for R references in a row of G columns, no extra memory. Not yet run on a GPU.
+// kGroup references at a time, then the block adds up. Integers, so the order of addition does not matter and the
+// counts equal the CPU's. O(G R) time for R references in a row of G columns, no extra memory. Not yet run on a GPU.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -46,7 +46,9 @@ __global__ void count_closer_kernel(const float* __restrict__ distance, int64_t 
       }
       __syncthreads();
       int32_t mine[kGroup] = {};
-      for (int64_t c = threadIdx.x; c < num_cols; c += blockDim.x) tally(values, static_cast<int32_t>(c), group, 1, mine);
+      for (int64_t c = threadIdx.x; c < num_cols; c += blockDim.x) {
+        tally(values, static_cast<int32_t>(c), group, 1, mine);
+      }
       for (int64_t e = excluded.rowptr[row] + threadIdx.x; e < excluded.rowptr[row + 1]; e += blockDim.x) {
         tally(values, excluded.col[e], group, -1, mine);
       }
