@@ -7,9 +7,9 @@
 Features: N/17 identities of lognormal size in R^128, in groups of three that look alike, each with its own amount of
 noise, lifted to R^D by an orthonormal map, rows shuffled. So DBSCAN at 0.6 merges some identities and loses some rows:
 the run fails, at its end, if ARI or outliers left the band that real features have. Neighbours come from `knn` of these
-features (in R^128, where the distances are the same up to rounding, for sizes above --search-size; above --knn-size from
-faiss' inverted lists, which miss some), never from the identities. With each stage's wall-clock seconds come the processor's,
-which other programs disturb less, and the longest time for which Ctrl-C had to wait.
+features (in R^128, where the distances are the same up to rounding, for sizes above --search-size; above --knn-size
+from faiss' inverted lists, which miss some), never from the identities. With each stage's wall-clock seconds come the
+processor's, which other programs disturb less, and the longest time for which Ctrl-C had to wait.
 """
 
 from __future__ import annotations
