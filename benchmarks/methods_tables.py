@@ -82,17 +82,43 @@ def mechanisms_table(measured: dict[str, Any]) -> str:
     return tabulate(body, ["", "", "first", "last"], tablefmt="pipe", disable_numparse=True)
 
 
+def kept_table(measured: dict[str, Any]) -> str:
+    """Share of the images that a method keeps in clusters, epoch by epoch, means over the pairs; "" where none says so.
+
+    Args:
+        measured: what methods.py measured.
+    """
+    series = {
+        name: [f"{mean(epoch):.2f}" for epoch in zip(*(pair["traces"]["labels/kept"] for pair in pairs), strict=True)]
+        for name, pairs in measured["methods"].items()
+        if "labels/kept" in pairs[0]["traces"]
+    }
+    if not series:
+        return ""
+    epochs = max(map(len, series.values()))
+    head = ["share kept, epoch", *range(1, epochs + 1)]
+    body = [[name, *values] for name, values in series.items()]
+    return tabulate(body, head, tablefmt="pipe", disable_numparse=True)
+
+
+def page(measured: dict[str, Any]) -> str:
+    """All tables, with what they were measured on.
+
+    Args:
+        measured: what methods.py measured.
+    """
+    about = ", ".join(f"{key} {value}" for key, value in measured["machine"].items())
+    tables = [methods_table(measured), pairs_table(measured), mechanisms_table(measured), kept_table(measured)]
+    return "\n\n".join([f"Measured on: {about}.", *filter(None, tables)])
+
+
 def write_page(results: Path = RESULTS) -> None:
     """Put the tables into the page.
 
     Args:
         results: what methods.py wrote; anything but RESULTS is only printed.
     """
-    measured = json.loads(results.read_text())
-    about = ", ".join(f"{key} {value}" for key, value in measured["machine"].items())
-    text = "\n\n".join(
-        [f"Measured on: {about}.", methods_table(measured), pairs_table(measured), mechanisms_table(measured)]
-    )
+    text = page(json.loads(results.read_text()))
     print(text)
     if results == RESULTS:
         put_tables(PAGE, text)
