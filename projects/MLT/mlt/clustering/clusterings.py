@@ -156,12 +156,13 @@ class JaccardDbscan(Clustering):
             features: [N, D] unit rows.
         """
         if self.eps > 0:
-            self.report = {"eps": self.eps}
-            return cluster_dbscan(features, eps=self.eps, min_samples=self.min_samples, **self.graph)
-        graph = jaccard_graph(features, max_distance=1.0, **self.graph)
-        self.eps = mean_of_smallest(graph, self.eps_share)
+            labels = cluster_dbscan(features, eps=self.eps, min_samples=self.min_samples, **self.graph)
+        else:
+            graph = jaccard_graph(features, max_distance=1.0, **self.graph)
+            self.eps = mean_of_smallest(graph, self.eps_share)
+            labels = label_graph(graph, eps=self.eps, min_samples=self.min_samples)
         self.report = {"eps": self.eps}
-        return label_graph(graph, eps=self.eps, min_samples=self.min_samples)
+        return labels
 
 
 @CLUSTERINGS.register("self_paced")
