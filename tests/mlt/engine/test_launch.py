@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mlt.engine.launch import _free_port, check_device, launch
+from mlt.engine.launch import _free_port, _meeting_point, check_device, launch
 
 
 class TestCheckDevice:
@@ -86,3 +86,23 @@ def test_spawned_processes_share_the_cores_and_hand_on_an_exit_code(tmp_path, mo
         launch(_write_rank, 2, device="cpu", args=(str(tmp_path),))
     assert left.value.code == 7
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-of-2-here-0-threads-1", "1-of-2-here-1-threads-1"]
+
+
+class TestMeetingPoint:
+    @pytest.fixture
+    def meet(self, tmp_path, monkeypatch):
+        def at_start(number, local="2"):
+            monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", number)
+            monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+            return _meeting_point(f"file://{tmp_path}/store", 0, 2)
+
+        return at_start
+
+    def test_the_next_start_sees_no_address_of_the_dead(self, meet):
+        meet("0").set("rank 1", "an address")
+        assert meet("0").check(["rank 1"])
+        assert not meet("1").check(["rank 1"])
+
+    def test_several_machines_may_count_differently(self, meet):
+        meet("0", local="1").set("rank 1", "an address")
+        assert meet("1", local="1").check(["rank 1"])

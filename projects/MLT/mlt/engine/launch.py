@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 
@@ -143,8 +145,22 @@ def _enter(
 ) -> None:
     if device == "cuda":
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", init_method=url, rank=rank, world_size=world)
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=_meeting_point(url, rank, world), rank=rank, world_size=world)
     try:
         main(*args)
     finally:
         dist.destroy_process_group()
+
+
+def _meeting_point(url: str, rank: int, world: int) -> Store:
+    """Where the processes find one another.
+
+    When torchrun starts them again it may hand out the store in which the dead ones left their addresses (torch 2.14),
+    so each start gets a part of its own. Several machines may have counted different numbers of starts: there torchrun
+    has the say.
+    """
+    store, _, _ = next(rendezvous(url, rank, world))
+    starts = os.environ.get("TORCHELASTIC_RESTART_COUNT")
+    alone = os.environ.get("LOCAL_WORLD_SIZE") == str(world)
+    return PrefixStore(f"start {starts}", store) if starts and alone else store
