@@ -11,9 +11,9 @@ from torch import Tensor
 from mlt.engine.accumulation import split_batch
 from mlt.engine.trainer import Trainer
 from mlt.structures import SOURCE, TARGET, Batch
+from tests.mlt.engine.test_trainer import BASELINE
 
 Build = Callable[..., Trainer]
-BASELINE = ("MODEL.META_ARCHITECTURE", "Baseline", "MODEL.DSBN", False, "MODEL.HEADS.NAME", "EmbeddingHead")
 PARTS = ("SOLVER.ACCUMULATION", 2, "SOLVER.IMS_PER_BATCH", 8)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from yacs.config import CfgNode
 
-from mlt.config import get_cfg
+from mlt.config import get_cfg, value_of
 from mlt.config.config import save_cfg
 from mlt.engine.fingerprint import data_fingerprint, fingerprint
 from mlt.engine.trainer import Trainer
@@ -44,11 +44,10 @@ def pretrain_config(cfg: CfgNode, seed: int, data: str = "") -> CfgNode:
     out.merge_from_file(cfg.PRETRAIN.CONFIG_FILE)
     period = out.TEST.EVAL_PERIOD
     for key in INHERITED:
-        *parents, leaf = key.split(".")
-        here, there = out, cfg
-        for name in parents:
-            here, there = here[name], there[name]
-        here[leaf] = there[leaf].clone() if isinstance(there[leaf], CfgNode) else there[leaf]
+        parent, _, leaf = key.rpartition(".")
+        value = value_of(cfg, key)
+        node = value_of(out, parent) if parent else out
+        node[leaf] = value.clone() if isinstance(value, CfgNode) else value
     out.defrost()  # what is copied from a frozen tree is frozen
     out.TEST.EVAL_PERIOD = period
     out.SEED = seed

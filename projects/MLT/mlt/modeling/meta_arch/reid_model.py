@@ -132,7 +132,7 @@ class ReidModel(nn.Module):
             images: uint8 or float [B, 3, H, W], RGB in 0..255.
 
         Returns:
-            float32 [B, 3, H, W], channels last in memory, as loaders give images and `build_model` weights on a CPU
+            [B, 3, H, W] of the model's precision, channels last in memory, as `build_model` lays out weights
         """
         return normalize_pixels(images.to(self.device, non_blocking=True), self.pixel_mean, self.pixel_std)
 
