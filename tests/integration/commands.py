@@ -24,13 +24,15 @@ CONTEXT.set_forkserver_preload(["mlt.components", "mlt.engine.run"])
 LIMIT = 120  # seconds that any command may take
 
 
-def _main(words: list[str], log: str) -> None:
+def _main(words: list[str], log: str, prepare: Callable[[], None] | None) -> None:
     os.setpgid(0, 0)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     sys.argv = [str(TRAIN_NET), *words]
+    if prepare is not None:
+        prepare()
     runpy.run_path(str(TRAIN_NET), run_name="__main__")
 
 
@@ -63,12 +65,25 @@ class Command:
             time.sleep(0.005)
 
 
-def start(log: Path, *words: object) -> Command:
-    """Start tools/train_net.py with some words behind it."""
+def start(log: Path, *words: object, prepare: Callable[[], None] | None = None) -> Command:
+    """Start tools/train_net.py with some words behind it; `prepare` is called in its process first."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = CONTEXT.Process(target=_main, args=([str(word) for word in words], str(log)))
+    process = CONTEXT.Process(target=_main, args=([str(word) for word in words], str(log), prepare))
     process.start()
     return Command(process, log)
+
+
+def signal_once_written(name: str, signum: int) -> None:
+    """Let this process, and those it started, get a signal at the moment when a file of that name has appeared."""
+    replace = os.replace
+
+    def replace_and_signal(source: str | Path, target: str | Path) -> None:
+        replace(source, target)
+        if Path(target).name == name:
+            os.replace = replace
+            os.killpg(0, signum)
+
+    os.replace = replace_and_signal  # type: ignore[assignment]
 
 
 def call(log: Path, *words: object) -> str:

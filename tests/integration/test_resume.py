@@ -8,12 +8,13 @@ import random
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commands import call, call_group, start
+from commands import call, call_group, signal_once_written, start
 from compare import assert_same
 
 from mlt.engine import run as engine
@@ -76,39 +77,45 @@ def test_the_number_of_workers_changes_no_bit(words: list[str], reference: Path,
     assert_same_run(tmp_path / "run", reference)
 
 
+def terminate_in_the_second_epoch() -> None:
+    """As a scheduler does, to the workers, too."""
+    run_step = Trainer.run_step
+
+    def terminated(self: Trainer, batch: Batch) -> None:
+        if self.iter == 3:
+            os.killpg(0, signal.SIGTERM)
+        run_step(self, batch)
+
+    Trainer.run_step = terminated  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_sigterm_within_an_epoch_saves_and_leaves(
     words: list[str], reference: Path, tmp_path: Path, workers: int
 ) -> None:
     run = tmp_path / "run"
     words = [*words, "DATALOADER.NUM_WORKERS", str(workers)]
-    command = start(tmp_path / "log", *words)
-    command.wait_for(run / "last_checkpoint")  # the first epoch is through
-    os.killpg(command.process.pid or 0, signal.SIGTERM)  # as a scheduler does: to the workers, too
+    command = start(tmp_path / "log", *words, prepare=terminate_in_the_second_epoch)
     assert command.wait() == 143, command.text
     assert "got SIGTERM" in command.text
     assert "go on with --resume" in command.text
     assert "Traceback" not in command.text
-    iteration = load_checkpoint(run / "model_last.pth")["iteration"]
-    assert iteration in (4, 5)
-    assert f"stopped after step {iteration} of 12" in command.text
+    assert load_checkpoint(run / "model_last.pth")["iteration"] == 4
+    assert "stopped after step 4 of 12" in command.text
     resumed = call(tmp_path / "log", *words[:2], "--resume", *words[2:])
-    assert f"after step {iteration} of 12" in resumed
+    assert "after step 4 of 12" in resumed
     assert resumed.count("labels/clusters") == 2  # the epochs 3 and 4; the second keeps its labels
     assert_same_run(run, reference, metrics=False)
     lines = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
-    assert [line["iteration"] for line in lines] == [3, iteration, 6, 9, 12]
+    assert [line["iteration"] for line in lines] == [3, 4, 6, 9, 12]
 
 
 @pytest.mark.parametrize("name", ["model_best", "model_0001", "model_final"])
 def test_killed_between_two_files(words: list[str], reference: Path, tmp_path: Path, name: str) -> None:
-    run = tmp_path / "run"
-    command = start(tmp_path / "log", *words)
-    command.wait_for(run / f"{name}.pth")
-    command.process.kill()
-    assert command.wait() == -signal.SIGKILL
+    kill = partial(signal_once_written, f"{name}.pth", signal.SIGKILL)
+    assert start(tmp_path / "log", *words, prepare=kill).wait() == -signal.SIGKILL
     call(tmp_path / "log", *words[:2], "--resume", *words[2:])
-    assert_same_run(run, reference)
+    assert_same_run(tmp_path / "run", reference)
 
 
 class StoppedTrainer(Trainer):
@@ -175,11 +182,8 @@ def test_killed_at_any_moment(words: list[str], reference: Path, tmp_path: Path)
 
 def test_sigterm_at_the_end_of_stage_one_is_not_forgotten(world: Path, tmp_path: Path) -> None:
     words = ["--config-file", world / "mlt.yml", "OUTPUT_DIR", tmp_path / "run"]
-    command = start(tmp_path / "log", *words)
-    while not list((tmp_path / "run").glob("pretrain/*/model_final.pth*")):
-        time.sleep(0.002)
-    command.process.terminate()
-    assert command.wait() in (143, -signal.SIGTERM), command.text  # the latter if it came between the stages
+    command = start(tmp_path / "log", *words, prepare=partial(signal_once_written, "model_final.pth", signal.SIGTERM))
+    assert command.wait() == 143, command.text
     assert not (tmp_path / "run" / "last_checkpoint").exists()
     assert "Stage I is there" in call(tmp_path / "log", *words, "SOLVER.MAX_EPOCH", 1, *ONE_ROUND)
 
@@ -202,9 +206,7 @@ def test_the_synthetic_recipe_resumes_too(words: list[str], tmp_path: Path) -> N
         *("SOLVER.OPT", "AdamW", "SOLVER.SCHED", "CosineAnnealingLR", "SOLVER.CLIP_GRADIENTS.ENABLED", "True"),
     ]
     call(tmp_path / "log", *words[:-1], str(tmp_path / "reference"), *recipe)
-    command = start(tmp_path / "log", *words, *recipe)
-    command.wait_for(run / "model_0001.pth")
-    command.process.kill()
-    command.wait()
+    kill = partial(signal_once_written, "model_0001.pth", signal.SIGKILL)
+    assert start(tmp_path / "log", *words, *recipe, prepare=kill).wait() == -signal.SIGKILL
     call(tmp_path / "log", *words[:2], "--resume", *words[2:], *recipe)
     assert_same_run(run, tmp_path / "reference")
