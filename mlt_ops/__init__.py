@@ -8,6 +8,7 @@ from mlt_ops.jaccard import jaccard_distance
 from mlt_ops.k_reciprocal import k_reciprocal
 from mlt_ops.kmeans import kmeans, kmeans_plus_plus
 from mlt_ops.knn import knn
+from mlt_ops.knn_sharded import knn_sharded
 from mlt_ops.rerank import rerank
 from mlt_ops.segment_mean import segment_mean
 from mlt_ops.structures import Columns, KMeansResult, Neighbors, SparseDistance, SparseRows
@@ -29,6 +30,7 @@ __all__ = [
     "kmeans",
     "kmeans_plus_plus",
     "knn",
+    "knn_sharded",
     "rerank",
     "segment_mean",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -46,14 +48,26 @@ def check_same_everywhere(op: str, numbers: list[float], device: torch.device, g
     Raises:
         ValueError: a number differs between two processes.
     """
+    everyone = gather_numbers(numbers, device, group)
+    if len(set(everyone)) > 1:
+        raise ValueError(
+            f"{op}: all processes of the group must pass the same arguments, but sizes or contents differ: "
+            f"{everyone}. Gather the features before the search."
+        )
+
+
+def gather_numbers(numbers: Sequence[float], device: torch.device, group: dist.ProcessGroup) -> list[tuple[float, ...]]:
+    """Every process's numbers, on every process; whole ones below 2^53 keep their value.
+
+    Args:
+        numbers: equally many on all processes.
+        device: where the group's backend takes tensors.
+        group: the processes.
+    """
     mine = torch.tensor(numbers, dtype=torch.float64, device=device)
     everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
     dist.all_gather(everyone, mine, group=group)
-    if any(not torch.equal(theirs, everyone[0]) for theirs in everyone):
-        raise ValueError(
-            f"{op}: all processes of the group must pass the same arguments, but sizes or contents differ: "
-            f"{[theirs.tolist() for theirs in everyone]}. Gather the features before the search."
-        )
+    return [tuple(theirs.tolist()) for theirs in everyone]
 
 
 def total(mine: int, device: torch.device, group: dist.ProcessGroup) -> int:

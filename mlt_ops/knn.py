@@ -63,14 +63,14 @@ def knn(
     targets = rows if queries is None else as_features(queries, "knn", "queries")
     _check(rows, targets, k, backend)
     if group is None:
-        found, doubtful = _search(rows, targets, slice(0, len(targets)), k, backend, max_memory)
+        found, doubtful = unchecked_knn(rows, targets, slice(0, len(targets)), k, backend, max_memory)
     else:
         from mlt_ops import _gather  # not every PyTorch has torch.distributed
 
         numbers = [*rows.shape, *targets.shape, k, float(rows.sum(dtype=torch.float64))]
         _gather.check_same_everywhere("knn", numbers, rows.device, group)
         share = _gather.share_of_rank(len(targets), group)
-        mine, mine_doubtful = _search(rows, targets, share, k, backend, max_memory)
+        mine, mine_doubtful = unchecked_knn(rows, targets, share, k, backend, max_memory)
         found = Neighbors(*(_gather.gather_rows(part, len(targets), group) for part in mine))
         doubtful = _gather.total(mine_doubtful, rows.device, group)
     if stats is not None:
@@ -94,16 +94,25 @@ def _check(rows: Tensor, targets: Tensor, k: int, backend: Backend) -> None:
         raise ValueError(f"knn: backend 'faiss' searches on the CPU, but the features are on {rows.device}.")
 
 
-def _search(
+def unchecked_knn(
     rows: Tensor, targets: Tensor, share: slice, k: int, backend: Backend, max_memory: int | None
 ) -> tuple[Neighbors, int]:
-    """Neighbours of targets[share], and how many of them were searched again."""
+    """Neighbours of targets[share], and how many of them were searched again; see `knn`.
+
+    Args:
+        rows: [N, D] float32 to search.
+        targets: [Q, D] float32; the same tensor as `rows`: each row comes first among its own neighbours.
+        share: the targets to search for.
+        k: 1..N.
+        backend: see `knn`.
+        max_memory: see `knn`.
+    """
     (num_rows, dim), width = rows.shape, min(k + _SPARE, len(rows))
     budget = DEFAULT_MEMORY if max_memory is None else max_memory
     side = min(_TILE[rows.device.type], math.isqrt(budget // 16), math.isqrt(PRODUCTS_PER_CALL // max(dim, 1)))
     # A measured pair takes as long as a product of 16 pairs: its rows come from memory, not from a cache.
     chunk = rows_per_chunk(96 * width, max_memory, "knn", 16 * width * dim)
-    chunk_again = rows_per_chunk(96 * num_rows, max_memory, "knn", 16 * num_rows * dim)  # if bounds admit every row
+    chunk_again = rows_searched_again(num_rows, dim, max_memory)
     with full_precision(rows.device):
         search = _Search(rows, targets, share, k)
         if backend == "faiss":
@@ -121,6 +130,20 @@ def _search(
         for which in again.split(chunk_again):
             search.settle_again(which)
     return Neighbors(search.distance, search.index), len(again)
+
+
+def rows_searched_again(num_rows: int, dim: int, max_memory: int | None) -> int:
+    """How many doubtful rows fit into memory at a time, if bounds admit every row; no other step wants more for one.
+
+    Args:
+        num_rows: N.
+        dim: D.
+        max_memory: see `knn`.
+
+    Raises:
+        ValueError: not one fits.
+    """
+    return rows_per_chunk(96 * num_rows, max_memory, "knn", 16 * num_rows * dim)
 
 
 class _Search:

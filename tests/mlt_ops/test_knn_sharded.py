@@ -1,0 +1,78 @@
+"""knn_sharded: each process's part of the search over all rows, bit for bit; refusals reach every process."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import mlt_ops
+from tests.mlt_ops.test_knn import assert_same_bits, clustered, near_duplicates
+
+WORLD = 3
+
+
+def cases() -> list[tuple[str, Tensor, list[int], int]]:
+    """Name, the rows of all processes, how many of them each has, k."""
+    return [
+        ("equal shares", clustered(90, 16), [30, 30, 30], 6),
+        ("unequal shares", clustered(101, 16), [10, 60, 31], 12),
+        ("more neighbours than a process has rows", clustered(40, 16), [3, 30, 7], 25),
+        ("all rows", clustered(30, 5), [10, 10, 10], 30),
+        ("a process without rows", clustered(50, 16), [20, 0, 30], 5),
+        ("all rows in one process", clustered(50, 16), [0, 0, 50], 5),
+        ("near duplicates", near_duplicates(240, 32), [81, 79, 80], 6),
+        ("all equal", torch.ones(40, 8), [14, 13, 13], 9),
+    ]
+
+
+def refused() -> list[tuple[str, Tensor, int, str]]:
+    """Name, this process's rows and k, given its number, and the end of the message."""
+    rows = clustered(20, 4)
+    return [
+        ("nan on one process", rows, 3, "its own error says why|1 of 20 rows hold NaN"),
+        ("another width", rows, 3, "D and k must be equal on all processes"),
+        ("k too large", rows, 61, "between 1 and the number of all rows.* got k=61 and 60 rows"),
+    ]
+
+
+def search(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
+    knn_sharded = partial(mlt_ops.knn_sharded, group=dist.group.WORLD)
+    found = {}
+    for name, rows, shares, k in cases():
+        stats: dict[str, int] = {}
+        mine = rows.split(shares)[rank]
+        found[name] = (
+            *knn_sharded(mine, k, stats=stats),
+            torch.tensor(stats["doubtful"]),
+        )
+    for name, rows, k, message in refused():
+        if name == "nan on one process" and rank == 1:
+            rows = rows.masked_fill(torch.arange(20).unsqueeze(1) == 7, torch.nan)
+        if name == "another width" and rank == 2:
+            rows = rows[:, :3]
+        with pytest.raises(ValueError, match=f"knn_sharded: .*({message})"):
+            knn_sharded(rows, k)
+    with pytest.raises(ValueError, match="max_memory"):
+        mlt_ops.knn_sharded(
+            clustered(1 + 50 * rank, 4), 1, group=dist.group.WORLD, max_memory=96 * 100
+        )  # for two of three
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_each_process_finds_its_part_of_the_whole(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(search, args=(str(tmp_path),), nprocs=WORLD)  # type: ignore[no-untyped-call]
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    for name, rows, _, k in cases():
+        parts = [theirs[name] for theirs in found]
+        together = mlt_ops.Neighbors(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
+        assert_same_bits(together, mlt_ops.knn(rows, k))
+        assert len({int(part[2]) for part in parts}) == 1
+    assert int(found[0]["near duplicates"][2]) > 0
