@@ -6,7 +6,7 @@ from mlt_ops.dbscan import dbscan
 from mlt_ops.expand_query import expand_query
 from mlt_ops.jaccard import jaccard_distance
 from mlt_ops.k_reciprocal import k_reciprocal
-from mlt_ops.kmeans import kmeans, kmeans_plus_plus
+from mlt_ops.kmeans import kmeans, kmeans_mixture, kmeans_plus_plus
 from mlt_ops.knn import knn
 from mlt_ops.knn_sharded import knn_sharded
 from mlt_ops.rerank import rerank
@@ -28,6 +28,7 @@ __all__ = [
     "jaccard_distance",
     "k_reciprocal",
     "kmeans",
+    "kmeans_mixture",
     "kmeans_plus_plus",
     "knn",
     "knn_sharded",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import as_features, full_precision, rows_per_chunk
+from mlt_ops._inputs import DEFAULT_MEMORY, as_features, full_precision, rows_per_chunk
 from mlt_ops._search import by_faiss
 from mlt_ops.segment_mean import unchecked_segment_mean
 from mlt_ops.structures import KMeansResult
@@ -57,29 +58,51 @@ def kmeans(
     Source: Lloyd, IEEE Trans. Information Theory 28(2), 1982; Arthur and Vassilvitskii, SODA 2007.
     """
     rows = as_features(features, "kmeans")
-    _check_num_clusters(rows, num_clusters, "kmeans")
-    if backend not in ("torch", "faiss") or (backend == "faiss" and rows.is_cuda):
-        raise ValueError(f"kmeans: backend must be 'torch', or 'faiss' on the CPU, got {backend!r} on {rows.device}.")
-    if num_restarts < 1 or max_iter < 1:
-        raise ValueError(f"kmeans: num_restarts and max_iter must be >= 1, got {num_restarts} and {max_iter}.")
-    if init is not None:
-        init = as_features(init, "kmeans", "init").to(rows.device)
-        if init.shape != (num_clusters, rows.shape[1]):
-            raise ValueError(f"kmeans: init must be {[num_clusters, rows.shape[1]]}, got {list(init.shape)}.")
-        if num_restarts > 1:
-            raise ValueError(f"kmeans: every run from init is the same; num_restarts must be 1, got {num_restarts}.")
+    _check(rows, [num_clusters], num_restarts, max_iter, backend, "kmeans")
+    if init is None:
+        return _best_runs(rows, [num_clusters], [seed], num_restarts, max_iter, backend)[0]
+    start = as_features(init, "kmeans", "init").to(rows.device)
+    if start.shape != (num_clusters, rows.shape[1]):
+        raise ValueError(f"kmeans: init must be {[num_clusters, rows.shape[1]]}, got {list(start.shape)}.")
+    if num_restarts > 1:
+        raise ValueError(f"kmeans: every run from init is the same; num_restarts must be 1, got {num_restarts}.")
     with full_precision(rows.device):
-        center = rows.mean(dim=0)
-        centred = rows - center  # distances stay the same, but rounding errors grow with the norms
-        norms = centred.square().sum(dim=1)
-        tolerance = _TOLERANCE * float(norms.sum(dtype=torch.float64)) / max(rows.numel(), 1)
-        generator = torch.Generator().manual_seed(seed)
-        runs = []
-        for _ in range(num_restarts):
-            start = centred[_seed(centred, num_clusters, generator)] if init is None else init - center
-            labels, centroids = _lloyd(centred, norms, start, max_iter, tolerance, backend)
-            runs.append(KMeansResult(labels, centroids + center, _inertia(centred, labels, centroids)))
-    return min(runs, key=lambda run: run.inertia)
+        problem = _Problem.of(rows)
+        return problem.solve(start - problem.center, max_iter, backend)
+
+
+def kmeans_mixture(
+    features: Tensor,
+    num_clusters: Sequence[int],
+    *,
+    seed: int = 0,
+    num_restarts: int = 1,
+    max_iter: int = 300,
+    backend: Backend = "torch",
+) -> list[KMeansResult]:
+    """Cluster the same rows into several numbers of clusters, as a mixture of labels needs it.
+
+    Group g is `kmeans(features, num_clusters[g], seed=seed + g, ...)`, but the passes over the rows that seeding makes,
+    as many as there are clusters, serve all groups and restarts at once.
+
+    Args:
+        features: [N, D], see `kmeans`.
+        num_clusters: K of each group, 1..N.
+        seed: of the first group.
+        num_restarts: see `kmeans`, for each group.
+        max_iter: see `kmeans`.
+        backend: see `kmeans`.
+
+    Raises:
+        ValueError: as `kmeans`.
+        ModuleNotFoundError: backend "faiss" without faiss.
+    """
+    rows = as_features(features, "kmeans_mixture")
+    if not num_clusters:
+        raise ValueError(f"kmeans_mixture: wanted at least one number of clusters, got {num_clusters!r}.")
+    _check(rows, num_clusters, num_restarts, max_iter, backend, "kmeans_mixture")
+    seeds = [seed + group for group in range(len(num_clusters))]
+    return _best_runs(rows, num_clusters, seeds, num_restarts, max_iter, backend)
 
 
 def kmeans_plus_plus(features: Tensor, num_clusters: int, *, seed: int = 0) -> Tensor:
@@ -106,7 +129,7 @@ def kmeans_plus_plus(features: Tensor, num_clusters: int, *, seed: int = 0) -> T
     rows = as_features(features, "kmeans_plus_plus")
     _check_num_clusters(rows, num_clusters, "kmeans_plus_plus")
     with full_precision(rows.device):
-        return _seed(rows - rows.mean(dim=0), num_clusters, torch.Generator().manual_seed(seed))
+        return _seed(rows - rows.mean(dim=0), [num_clusters], [torch.Generator().manual_seed(seed)])[0]
 
 
 def _check_num_clusters(rows: Tensor, num_clusters: int, op: str) -> None:
@@ -116,25 +139,111 @@ def _check_num_clusters(rows: Tensor, num_clusters: int, op: str) -> None:
         )
 
 
-def _seed(rows: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
-    """Greedy k-means++ without a wait for the GPU: all random numbers are drawn beforehand."""
-    trials = 2 + int(math.log(num_clusters))
+def _check(
+    rows: Tensor, num_clusters: Sequence[int], num_restarts: int, max_iter: int, backend: Backend, op: str
+) -> None:
+    for number in num_clusters:
+        _check_num_clusters(rows, number, op)
+    if backend not in ("torch", "faiss") or (backend == "faiss" and rows.is_cuda):
+        raise ValueError(f"{op}: backend must be 'torch', or 'faiss' on the CPU, got {backend!r} on {rows.device}.")
+    if num_restarts < 1 or max_iter < 1:
+        raise ValueError(f"{op}: num_restarts and max_iter must be >= 1, got {num_restarts} and {max_iter}.")
+
+
+class _Problem(NamedTuple):
+    """The rows to cluster and what all runs need of them.
+
+    Centred rows have the same distances, but smaller norms, with which rounding errors grow.
+    """
+
+    centred: Tensor
+    center: Tensor
+    norms: Tensor
+    tolerance: float
+
+    @classmethod
+    def of(cls, rows: Tensor) -> _Problem:
+        center = rows.mean(dim=0)
+        centred = rows - center
+        norms = centred.square().sum(dim=1)
+        tolerance = _TOLERANCE * float(norms.sum(dtype=torch.float64)) / max(rows.numel(), 1)
+        return cls(centred, center, norms, tolerance)
+
+    def solve(self, start: Tensor, max_iter: int, backend: Backend) -> KMeansResult:
+        """One run from centred centroids."""
+        labels, centroids = _lloyd(self.centred, self.norms, start, max_iter, self.tolerance, backend)
+        return KMeansResult(labels, centroids + self.center, _inertia(self.centred, labels, centroids))
+
+
+def _best_runs(
+    rows: Tensor, num_clusters: Sequence[int], seeds: Sequence[int], num_restarts: int, max_iter: int, backend: Backend
+) -> list[KMeansResult]:
+    """For each number of clusters the run of least inertia."""
+    with full_precision(rows.device):
+        problem = _Problem.of(rows)
+        each = [number for number in num_clusters for _ in range(num_restarts)]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        chosen = _seed(problem.centred, each, [generator for generator in generators for _ in range(num_restarts)])
+        best: list[KMeansResult] = []
+        for first in range(0, len(chosen), num_restarts):
+            runs = (problem.solve(problem.centred[c], max_iter, backend) for c in chosen[first : first + num_restarts])
+            best.append(min(runs, key=lambda run: run.inertia))
+    return best
+
+
+def _seed(rows: Tensor, num_clusters: Sequence[int], generators: Sequence[torch.Generator]) -> list[Tensor]:
+    """Greedy k-means++ of several runs side by side: each pass over the rows serves as many as memory allows.
+
+    All random numbers are drawn beforehand, so that a GPU is never waited for; run r draws from generators[r].
+    """
     if rows.shape[1] > 2 * _SEED_DIM:
-        projection = torch.randn(rows.shape[1], _SEED_DIM, generator=generator)
+        projection = torch.randn(rows.shape[1], _SEED_DIM, generator=torch.Generator().manual_seed(0))
         rows = rows @ projection.to(rows.device)
     norms = rows.square().sum(dim=1)
-    first = torch.randint(len(rows), (1,), generator=generator).to(rows.device)
-    draws = torch.rand(num_clusters, trials, generator=generator, dtype=torch.float64).to(rows.device)
+    draws = [_draw(len(rows), number, generator) for number, generator in zip(num_clusters, generators, strict=True)]
+    runs_per_pass = max(DEFAULT_MEMORY // (12 * max(len(trials[0]) for _, trials in draws) * len(rows)), 1)
+    chosen: list[Tensor] = []
+    for begin in range(0, len(draws), runs_per_pass):
+        some = draws[begin : begin + runs_per_pass]
+        first = torch.cat([row for row, _ in some]).to(rows.device)
+        together = _spread(rows, norms, first, _padded([trials for _, trials in some]).to(rows.device))
+        chosen += [run[:number] for run, number in zip(together, num_clusters[begin:], strict=False)]
+    return chosen
+
+
+def _draw(num_rows: int, num_clusters: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One run's first row [1], and the trials [K, T] for each of its rows as shares of the mass (the first unused)."""
+    first = torch.randint(num_rows, (1,), generator=generator)
+    trials = 2 + int(math.log(num_clusters))
+    return first, torch.rand(num_clusters, trials, generator=generator, dtype=torch.float64)
+
+
+def _padded(trials: list[Tensor]) -> Tensor:
+    """[K, R, T] of R runs with up to K rows and T trials; a trial that is missing repeats the run's first."""
+    rows, width = max(len(run) for run in trials), max(run.shape[1] for run in trials)
+    out = torch.zeros(rows, len(trials), width, dtype=torch.float64)
+    for column, run in zip(out.unbind(1), trials, strict=True):
+        column[: len(run)] = run[:, :1]
+        column[: len(run), : run.shape[1]] = run
+    return out
+
+
+def _spread(rows: Tensor, norms: Tensor, first: Tensor, draws: Tensor) -> Tensor:
+    """Chosen rows [R, K] of R runs from the row that each starts with [R] and its trials [K, R, T]."""
+    run = torch.arange(len(first), device=rows.device)
     chosen = [first]
-    closest = _squared_distance(rows[first], rows, norms).squeeze(0).index_fill_(0, first, 0.0)
+    closest = _squared_distance(rows[first], rows, norms)
+    closest[run, first] = 0.0
     for draw in draws[1:]:
-        mass = closest.cumsum(0, dtype=torch.float64)
-        drawn = torch.searchsorted(mass, draw * mass[-1], right=True).clamp_(max=len(rows) - 1)
-        nearer = torch.minimum(closest, _squared_distance(rows[drawn], rows, norms))
-        best = nearer.sum(dim=1, dtype=torch.float64).argmin(dim=0, keepdim=True)
-        chosen.append(drawn[best])
-        closest = nearer[best].squeeze(0).index_fill_(0, chosen[-1], 0.0)
-    return torch.cat(chosen)
+        mass = closest.cumsum(1, dtype=torch.float64)
+        drawn = torch.searchsorted(mass, draw * mass[:, -1:], right=True).clamp_(max=len(rows) - 1)
+        reached = _squared_distance(rows[drawn.flatten()], rows, norms).view(*drawn.shape, -1)
+        nearer = torch.minimum(closest.unsqueeze(1), reached)
+        best = nearer.sum(dim=2, dtype=torch.float64).argmin(dim=1)
+        chosen.append(drawn[run, best])
+        closest = nearer[run, best]
+        closest[run, chosen[-1]] = 0.0
+    return torch.stack(chosen, dim=1)
 
 
 def _squared_distance(points: Tensor, rows: Tensor, norms: Tensor) -> Tensor:

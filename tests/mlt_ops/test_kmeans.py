@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,3 +215,33 @@ def test_errors(features: Tensor, options: dict, message: str) -> None:
     if set(options) == {"num_clusters"}:
         with pytest.raises(ValueError, match="kmeans_plus_plus: "):
             mlt_ops.kmeans_plus_plus(features, **options)
+
+
+@pytest.mark.parametrize("dim", [6, 1100])
+@pytest.mark.parametrize("runs_per_pass", [1, 2, 99])
+def test_a_mixture_is_one_kmeans_for_each_number(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, dim: int, runs_per_pass: int
+) -> None:
+    features = blobs(90, dim, 12).to(device)
+    counts, options = (3, 40, 12, 90, 1), {"num_restarts": 2, "max_iter": 4}  # 2 to 6 trials for a row
+    alone = [mlt_ops.kmeans(features, k, seed=7 + g, **options) for g, k in enumerate(counts)]
+    monkeypatch.setattr(sys.modules["mlt_ops.kmeans"], "DEFAULT_MEMORY", 12 * 6 * 90 * runs_per_pass)
+    for one, other in zip(mlt_ops.kmeans_mixture(features, counts, seed=7, **options), alone, strict=True):
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.centroids, other.centroids)
+        assert one.inertia == other.inertia
+
+
+@pytest.mark.parametrize(
+    ("counts", "changes", "message"),
+    [
+        ((3, 0), {}, "num_clusters must be between 1 and the number of rows"),
+        ((), {}, "wanted at least one number of clusters"),
+        ((3, 21), {}, "num_clusters must be between 1 and the number of rows"),
+        ((3,), {"num_restarts": 0}, "num_restarts and max_iter must be >= 1, got 0"),
+        ((3,), {"backend": "numpy"}, "backend must be 'torch', or 'faiss' on the CPU"),
+    ],
+)
+def test_a_mixture_refuses_what_kmeans_refuses(counts: tuple[int, ...], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"kmeans_mixture: {message}"):
+        mlt_ops.kmeans_mixture(blobs(20, 3, 2), counts, **changes)

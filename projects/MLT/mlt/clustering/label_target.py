@@ -51,10 +51,7 @@ def cluster_kmeans(
         logger.warning(
             "K-Means: there are only %d images, so %s clusters become %s.", len(features), num_clusters, counts
         )
-    runs = [
-        mlt_ops.kmeans(features, k, seed=seed + g, num_restarts=num_restarts, max_iter=max_iter)
-        for g, k in enumerate(counts)
-    ]
+    runs = mlt_ops.kmeans_mixture(features, counts, seed=seed, num_restarts=num_restarts, max_iter=max_iter)
     labels = torch.stack([run.labels.cpu() for run in runs])
     return PseudoLabels(labels, counts, group)
 
