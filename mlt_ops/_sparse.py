@@ -1,4 +1,4 @@
-"""What the operators on sparse rows share: building rows piece by piece, transposing, mirroring."""
+"""What the operators on sparse rows share: in which order to build rows, piece by piece, transposing, mirroring."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mlt_ops.structures import SparseRows
 Csr = tuple[Tensor, Tensor, Tensor]  # rowptr or colptr, col or row, value
 _ROWS_PER_CALL = 8192  # a call lasts a fraction of a second: between two calls Python sees Ctrl-C
 _ENTRIES_PER_CALL = 1 << 24  # likewise
+_NEAREST, _HOPS = 6, 2  # neighbours and steps that make rows neighbours in `neighborhood_order`
 
 
 def require_kernels(op: str, device: torch.device) -> None:
@@ -33,30 +34,58 @@ def require_kernels(op: str, device: torch.device) -> None:
         )
 
 
-def row_pieces(begin: int, end: int) -> list[tuple[int, int]]:
-    """First rows and rows after the last of the calls that work on rows begin..end.
+def neighborhood_order(index: Tensor) -> Tensor:
+    """All rows [N] int32, neighbours next to one another: a row that is built finds in the caches what it needs.
+
+    They are sorted by the lowest of the rows nearest to their nearest. The order of building changes no result.
 
     Args:
-        begin: first row.
-        end: row after the last.
+        index: [N, k] int32, each row's neighbours, nearest first.
     """
-    return [(i, min(i + _ROWS_PER_CALL, end)) for i in range(begin, end, _ROWS_PER_CALL)]
+    lowest = torch.arange(len(index), dtype=torch.int32, device=index.device)
+    for _ in range(_HOPS if len(index) else 0):
+        lowest = lowest[index[:, :_NEAREST]].amin(dim=1)
+    return lowest.argsort(stable=True).int()
 
 
-def build_rows(build: Callable[[int, int], Csr], begin: int, end: int, device: torch.device) -> Csr:
-    """Rows begin..end as CSR, from an operator that builds some rows at a time.
+def pieces_of(order: Tensor) -> tuple[Tensor, ...]:
+    """The rows of one call after another.
 
     Args:
-        build: called with the first row and the row after the last; returns entries per row, columns, values.
-        begin: first row.
-        end: row after the last.
-        device: where the rows are.
+        order: [M] rows.
     """
-    pieces = [build(*piece) for piece in row_pieces(begin, end)]
-    empty = torch.zeros(0, dtype=torch.int32, device=device)
-    pieces = pieces or [(empty.long(), empty, empty.float())]
-    count, col, value = pieces[0] if len(pieces) == 1 else map(torch.cat, zip(*pieces))
-    return torch.nn.functional.pad(count.cumsum(0), (1, 0)), col, value
+    return order.split(_ROWS_PER_CALL) if len(order) else ()
+
+
+def build_rows(build: Callable[[Tensor], Csr], order: Tensor, first: int = 0) -> Csr:
+    """Some neighbouring rows as CSR, ascending, from an operator that builds any rows at a time.
+
+    Args:
+        build: called with rows [m] int32; returns entries per row, columns, values.
+        order: [M] the rows first..first + M - 1, in the order in which to build them.
+        first: the lowest of them.
+    """
+    pieces = [(piece.long() - first, *build(piece)) for piece in pieces_of(order)]
+    rowptr = torch.zeros(len(order) + 1, dtype=torch.int64, device=order.device)
+    for place, count, _, _ in pieces:
+        rowptr[place + 1] = count
+    rowptr = rowptr.cumsum(0)
+    nnz = sum(len(col) for _, _, col, _ in pieces)
+    all_cols = torch.empty(nnz, dtype=torch.int32, device=order.device)
+    all_values = torch.empty(nnz, device=order.device)
+    for place, count, col, value in pieces:
+        if col.is_cuda:
+            entries = _spread(rowptr[place], count, len(col))
+            all_cols[entries], all_values[entries] = col, value
+        else:
+            torch.ops.mlt_ops.place_rows(rowptr[place], count, col, value, all_cols, all_values)
+    return rowptr, all_cols, all_values
+
+
+def _spread(first: Tensor, count: Tensor, total: int) -> Tensor:
+    """first[0], first[0] + 1, ... count[0] numbers, then those from first[1], and so on; `total` of them."""
+    shift = first - (count.cumsum(0) - count)
+    return shift.repeat_interleave(count, output_size=total) + torch.arange(total, device=first.device)
 
 
 def transpose(rowptr: Tensor, col: Tensor, value: Tensor, num_cols: int) -> Csr:
@@ -83,7 +112,8 @@ def _transpose_cpu(rowptr: Tensor, col: Tensor, value: Tensor, num_cols: int) ->
         count += torch.bincount(part, minlength=num_cols)
     colptr = torch.nn.functional.pad(count.cumsum(0), (1, 0))
     following, row, row_value = colptr[:-1].clone(), torch.empty_like(col), torch.empty_like(value)
-    for begin, end in row_pieces(0, len(rowptr) - 1):
+    for begin in range(0, len(rowptr) - 1, _ROWS_PER_CALL):
+        end = min(begin + _ROWS_PER_CALL, len(rowptr) - 1)
         torch.ops.mlt_ops.scatter_columns(rowptr, col, value, begin, end, following, row, row_value)
     return colptr, row, row_value
 
@@ -105,8 +135,7 @@ def mirror(rowptr: Tensor, col: Tensor, value: Tensor) -> Csr:
     mirrored = col.new_empty(lower.nnz + upper.nnz), value.new_empty(lower.nnz + upper.nnz)
     # A row holds its part of the lower triangle, then its part of the upper one: columns ascend.
     for half, first in ((lower, both[:-1]), (upper, both[:-1] + rowptr.diff())):
-        shift = (first - half.rowptr[:-1]).repeat_interleave(half.rowptr.diff(), output_size=half.nnz)
-        place = shift + torch.arange(half.nnz, device=col.device)
+        place = _spread(first, half.rowptr.diff(), half.nnz)
         mirrored[0][place], mirrored[1][place] = half.col, half.value
     return both, *mirrored
 
@@ -124,6 +153,12 @@ def fake_rows(like: Tensor, num_rows: int) -> Csr:
 
 
 if has_extension():
+
+    @torch.library.register_fake("mlt_ops::place_rows")
+    def _fake_place_rows(
+        first: Tensor, count: Tensor, col: Tensor, value: Tensor, all_cols: Tensor, all_values: Tensor
+    ) -> None:
+        return None
 
     @torch.library.register_fake("mlt_ops::scatter_columns")
     def _fake_scatter_columns(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mlt_ops._inputs import as_features, as_neighbors
 from mlt_ops._library import has_extension
-from mlt_ops._sparse import Csr, build_rows, fake_rows, mirror, require_kernels, transpose
+from mlt_ops._sparse import Csr, build_rows, fake_rows, mirror, neighborhood_order, require_kernels, transpose
 from mlt_ops.expand_query import unchecked_expand_query
 from mlt_ops.k_reciprocal import Window, unchecked_k_reciprocal, window_sizes
 from mlt_ops.knn import knn
@@ -66,8 +66,9 @@ def jaccard_distance(
     if neighbors is None:
         neighbors = knn(rows, min(width, len(rows)), max_memory=max_memory) if len(rows) else _no_neighbors(rows)
     found = as_neighbors(neighbors, len(rows), rows.device, width, "jaccard_distance")
-    csr = expanded_sets(rows, found, k1, k2, window, scale)
-    lower = jaccard_rows(csr, transpose(*csr, len(rows)), max_distance, 0, len(rows))
+    order = neighborhood_order(found.index)
+    csr = expanded_sets(rows, found, k1, k2, window, scale, order)
+    lower = jaccard_rows(csr, transpose(*csr, len(rows)), max_distance, order)
     return SparseDistance.unchecked(*mirror(*lower), len(rows), float(max_distance))
 
 
@@ -75,7 +76,9 @@ def _no_neighbors(rows: Tensor) -> Neighbors:
     return Neighbors(rows.new_empty(0, 1), torch.empty(0, 1, dtype=torch.int64, device=rows.device))
 
 
-def expanded_sets(rows: Tensor, found: Neighbors, k1: int, k2: int, window: Window, scale: Tensor | None) -> Csr:
+def expanded_sets(
+    rows: Tensor, found: Neighbors, k1: int, k2: int, window: Window, scale: Tensor | None, order: Tensor
+) -> Csr:
     """V': the weighted k-reciprocal sets after local query expansion.
 
     Args:
@@ -85,25 +88,27 @@ def expanded_sets(rows: Tensor, found: Neighbors, k1: int, k2: int, window: Wind
         k2: rows in the mean.
         window: as published code slices.
         scale: [N] or None.
+        order: in which to build the rows.
     """
-    return unchecked_expand_query(unchecked_k_reciprocal(rows, found, k1, window, scale), found, k2, len(rows))
+    sets = unchecked_k_reciprocal(rows, found, k1, window, scale, order)
+    return unchecked_expand_query(sets, found, k2, len(rows), order)
 
 
-def jaccard_rows(csr: Csr, columns: Csr, max_distance: float, begin: int, end: int) -> Csr:
-    """Distances of the rows begin..end to the rows up to themselves that have entries in `columns`.
+def jaccard_rows(csr: Csr, columns: Csr, max_distance: float, order: Tensor, first: int = 0) -> Csr:
+    """Distances of some rows to the rows up to themselves that have entries in `columns`.
 
     Args:
         csr: V'.
         columns: V' by columns, or some of its first rows.
         max_distance: largest distance to store.
-        begin: first row.
-        end: row after the last.
+        order: see `build_rows`.
+        first: see `build_rows`.
     """
 
-    def build(first: int, last: int) -> Csr:
-        return torch.ops.mlt_ops.jaccard(*csr, *columns, max_distance, first, last)
+    def build(which: Tensor) -> Csr:
+        return torch.ops.mlt_ops.jaccard(*csr, *columns, max_distance, which)
 
-    return build_rows(build, begin, end, csr[0].device)
+    return build_rows(build, order, first)
 
 
 if has_extension():
@@ -117,7 +122,6 @@ if has_extension():
         row: Tensor,
         row_value: Tensor,
         max_distance: float,
-        begin: int,
-        end: int,
+        which: Tensor,
     ) -> Csr:
-        return fake_rows(value, end - begin)
+        return fake_rows(value, len(which))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mlt_ops._inputs import as_features, as_neighbors
 from mlt_ops._library import has_extension
-from mlt_ops._sparse import Csr, build_rows, fake_rows, require_kernels, row_pieces
+from mlt_ops._sparse import Csr, build_rows, fake_rows, neighborhood_order, pieces_of, require_kernels
 from mlt_ops.structures import Neighbors, SparseRows
 
 Window = Literal["clustering", "reranking"]
@@ -74,10 +74,13 @@ def k_reciprocal(
     rows = as_features(features, "k_reciprocal")
     width = window_sizes(k1, window, "k_reciprocal")[0]
     found = as_neighbors(neighbors, len(rows), rows.device, width, "k_reciprocal")
-    return SparseRows.unchecked(*unchecked_k_reciprocal(rows, found, k1, window, scale), len(rows))
+    order = neighborhood_order(found.index)
+    return SparseRows.unchecked(*unchecked_k_reciprocal(rows, found, k1, window, scale, order), len(rows))
 
 
-def unchecked_k_reciprocal(rows: Tensor, found: Neighbors, k1: int, window: Window, scale: Tensor | None) -> Csr:
+def unchecked_k_reciprocal(
+    rows: Tensor, found: Neighbors, k1: int, window: Window, scale: Tensor | None, order: Tensor
+) -> Csr:
     """`k_reciprocal` for features and neighbours that are known to be right.
 
     Args:
@@ -86,29 +89,31 @@ def unchecked_k_reciprocal(rows: Tensor, found: Neighbors, k1: int, window: Wind
         k1: neighbours in the full window.
         window: as published code slices.
         scale: [N] or None; checked here.
+        order: in which to build the rows.
     """
     require_kernels("k_reciprocal", rows.device)
     divisor = _as_scale(scale, rows)
-    if not len(rows):
-        return build_rows(lambda begin, end: (rows, rows, rows), 0, 0, rows.device)
     sizes = (min(size, found.index.shape[1]) for size in window_sizes(k1, window, "k_reciprocal"))
-    full, half = (mutual_neighbors(found.index, size) for size in sizes)
+    full, half = (mutual_neighbors(found.index, size, order) for size in sizes)
 
-    def build(begin: int, end: int) -> Csr:
-        return torch.ops.mlt_ops.k_reciprocal(rows, *found, full, half, divisor, begin, end)
+    def build(which: Tensor) -> Csr:
+        return torch.ops.mlt_ops.k_reciprocal(rows, *found, full, half, divisor, which)
 
-    return build_rows(build, 0, len(rows), rows.device)
+    return build_rows(build, order)
 
 
-def mutual_neighbors(index: Tensor, width: int) -> Tensor:
+def mutual_neighbors(index: Tensor, width: int, order: Tensor) -> Tensor:
     """Each row's neighbours that have it among theirs, within the first `width`; -1 in place of the others.
 
     Args:
         index: [N, k] int32.
         width: columns that count, at most k.
+        order: in which to look at the rows.
     """
-    pieces = row_pieces(0, len(index))
-    return torch.cat([torch.ops.mlt_ops.mutual_neighbors(index, width, begin, end) for begin, end in pieces])
+    mutual = index.new_empty(len(index), width)
+    for which in pieces_of(order):
+        mutual[which] = torch.ops.mlt_ops.mutual_neighbors(index, width, which)
+    return mutual
 
 
 def _as_scale(scale: Tensor | None, rows: Tensor) -> Tensor:
@@ -128,8 +133,8 @@ def _as_scale(scale: Tensor | None, rows: Tensor) -> Tensor:
 if has_extension():
 
     @torch.library.register_fake("mlt_ops::mutual_neighbors")
-    def _fake_mutual_neighbors(index: Tensor, width: int, begin: int, end: int) -> Tensor:
-        return index.new_empty(end - begin, width)
+    def _fake_mutual_neighbors(index: Tensor, width: int, which: Tensor) -> Tensor:
+        return index.new_empty(len(which), width)
 
     @torch.library.register_fake("mlt_ops::k_reciprocal")
     def _fake_k_reciprocal(
@@ -139,7 +144,6 @@ if has_extension():
         full: Tensor,
         half: Tensor,
         scale: Tensor,
-        begin: int,
-        end: int,
+        which: Tensor,
     ) -> Csr:
-        return fake_rows(features, end - begin)
+        return fake_rows(features, len(which))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mlt_ops._inputs import as_features, as_neighbors, full_precision, rows_per_chunk
-from mlt_ops._sparse import require_kernels, transpose
+from mlt_ops._sparse import neighborhood_order, require_kernels, transpose
 from mlt_ops.jaccard import expanded_sets, jaccard_rows
 from mlt_ops.k_reciprocal import window_sizes
 from mlt_ops.knn import knn
@@ -64,13 +64,14 @@ def rerank(
     neighbors = knn(rows, min(width, len(rows)), max_memory=max_memory)
     found = as_neighbors(neighbors, len(rows), rows.device, width, "rerank")
     scale = _relative_distances(rows, num_items, result, max_memory)
-    csr = expanded_sets(rows, found, k1, k2, "reranking", scale)
+    csr = expanded_sets(rows, found, k1, k2, "reranking", scale, neighborhood_order(found.index))
     of_items = csr[0][: num_items + 1], csr[1][: csr[0][num_items]], csr[2][: csr[0][num_items]]
     columns = transpose(*of_items, len(rows))
     chunk = rows_per_chunk(16 * num_items, max_memory, "rerank")
     for start in range(0, len(queries), chunk):
         end = min(start + chunk, len(queries))
-        near = jaccard_rows(csr, columns, 1.0, num_items + start, num_items + end)
+        some = torch.arange(num_items + start, num_items + end, dtype=torch.int32, device=rows.device)
+        near = jaccard_rows(csr, columns, 1.0, some, num_items + start)
         jaccard = SparseRows.unchecked(*near, num_items).to_dense(fill=1.0)
         result[start:end].mul_(lambda_value).add_(jaccard, alpha=1 - lambda_value)
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,10 +129,55 @@ def test_opcheck(device: torch.device, clustered: Callable[..., Tensor]) -> None
     rows = mlt_ops.k_reciprocal(features, mlt_ops.knn(features, 8), k1=8)
     csr = (rows.rowptr, rows.col, rows.value)
     columns = sparse.transpose(*csr, rows.num_cols)
-    torch.library.opcheck(torch.ops.mlt_ops.jaccard.default, (*csr, *columns, 0.6, 0, 60))
+    torch.library.opcheck(
+        torch.ops.mlt_ops.jaccard.default, (*csr, *columns, 0.6, torch.arange(60, device=device).int())
+    )
     if device.type == "cpu":  # on CUDA a stable sort does it
         places = rows.rowptr[:-1].clone(), torch.empty_like(rows.col), torch.empty_like(rows.value)
         torch.library.opcheck(torch.ops.mlt_ops.scatter_columns.default, (*csr, 0, 60, *places))
+        rows_placed = rows.rowptr[:-1], rows.rowptr.diff(), *csr[1:], torch.empty_like(rows.col), *places[2:]
+        torch.library.opcheck(torch.ops.mlt_ops.place_rows.default, rows_placed)
+
+
+def test_the_order_of_building_changes_no_bit(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, clustered: Callable[..., Tensor]
+) -> None:
+    features = clustered(90).to(device)
+    found = [mlt_ops.jaccard_distance(features, max_distance=0.9, k1=8)]
+    orders = [torch.arange(90).flip(0), torch.randperm(90, generator=torch.Generator().manual_seed(0))]
+    for order in (order.int().to(device) for order in orders):
+        monkeypatch.setattr(sys.modules["mlt_ops.jaccard"], "neighborhood_order", lambda index: order)  # noqa: B023
+        monkeypatch.setattr(sparse, "_ROWS_PER_CALL", 40)
+        found.append(mlt_ops.jaccard_distance(features, max_distance=0.9, k1=8))
+    for other in found[1:]:
+        assert_same_bits(found[0], other)
+
+
+def test_neighbors_are_built_one_after_another(device: torch.device, clustered: Callable[..., Tensor]) -> None:
+    features = clustered(600, noise=0.05).to(device)
+    index = mlt_ops.knn(features, 8).index
+    order = sparse.neighborhood_order(index.int()).long()
+    assert order.sort().values.tolist() == list(range(600))
+
+    def steps(order: Tensor) -> float:  # from a row to its nearest one
+        place = order.argsort()
+        return float((place - place[index[:, 1]]).abs().float().median())
+
+    assert steps(order) < 0.1 * steps(torch.arange(600, device=device))
+
+
+def test_place_rows_stays_within_its_tensors() -> None:
+    def place(first: list[int], count: list[int], room: int) -> list[float]:
+        col, out = torch.arange(3).int(), (torch.zeros(room).int(), torch.zeros(room))
+        torch.ops.mlt_ops.place_rows(torch.tensor(first), torch.tensor(count), col, col + 1.0, *out)
+        return out[1].tolist()
+
+    assert place([2, 0], [1, 2], 3) == [2.0, 3.0, 1.0]
+    for first, count in (([2, 0], [1, 3]), ([2, 0], [1, -1]), ([3, 0], [1, 2]), ([-1, 0], [1, 2])):
+        with pytest.raises(RuntimeError, match=r"place_rows: row . of -?. entries does not lie within 3 entries"):
+            place(first, count, 3)
+    with pytest.raises(RuntimeError, match="first and count must be equally long, got 1 and 2"):
+        place([0], [1, 2], 3)
 
 
 def test_transpose(device: torch.device) -> None:
