@@ -43,6 +43,13 @@ def smoothed(z: Tensor, y: int) -> float:
     return float(-(0.9 * z.log_softmax(0)[y] + 0.1 * z.log_softmax(0).mean()))
 
 
+def test_both_depths_pool_with_one_exponent(unrn):
+    model = unrn("MODEL.HEADS.POOL_LAYER", "GeneralizedMeanPoolingP")
+    for heads in (model.heads, model.teacher.heads):
+        assert heads.shallow.pool_layer is heads.pool_layer
+    assert [name for name, _ in model.named_parameters() if "pool_layer" in name] == ["heads.pool_layer.p"]
+
+
 class TestLosses:
     def test_each_row_counts_with_its_own_weight(self, unrn, batch_of, labels):
         model, batch = unrn(), batch_of(SOURCE_ROWS, 6)

@@ -15,7 +15,7 @@ from mlt.registry import HEADS
 
 
 class _TwoDepths(nn.Module):
-    """Puts the output of `self.shallow` beside that of the head it is mixed into."""
+    """Puts the output of `self.shallow` beside that of the head it is mixed into; both pool with the same exponent."""
 
     kind: Any  # class of both heads
     shallow_options: dict[str, Any] = {}  # noqa: RUF012
@@ -24,6 +24,7 @@ class _TwoDepths(nn.Module):
     def __init__(self, in_channels: int, **options: Any) -> None:
         super().__init__(in_channels, **options)
         self.shallow = self.kind(in_channels // 2, **options | self.shallow_options)
+        self.shallow.pool_layer = self.pool_layer
 
     def forward(self, fmap: Any) -> HeadOutput:
         """Both heads.
