@@ -47,7 +47,8 @@ def test_both_depths_pool_with_one_exponent(unrn):
     model = unrn("MODEL.HEADS.POOL_LAYER", "GeneralizedMeanPoolingP")
     for heads in (model.heads, model.teacher.heads):
         assert heads.shallow.pool_layer is heads.pool_layer
-    assert [name for name, _ in model.named_parameters() if "pool_layer" in name] == ["heads.pool_layer.p"]
+    pooling = [name for name, _ in model.named_parameters() if "pool_layer" in name]
+    assert pooling == ["heads.pool_layer.p", "teacher.heads.pool_layer.p"]
 
 
 class TestLosses:
