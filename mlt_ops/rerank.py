@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -45,6 +47,39 @@ def rerank(
 
     Source: Zhong et al., Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017.
     """
+    pieces = rerank_in_pieces(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value, max_memory=max_memory)
+    result = gallery.new_empty(len(query), len(gallery), dtype=torch.float32)
+    for some, distance in pieces:
+        result[some] = distance
+    return result
+
+
+def rerank_in_pieces(
+    query: Tensor,
+    gallery: Tensor,
+    *,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    max_memory: int | None = None,
+) -> Iterator[tuple[slice, Tensor]]:
+    """What `rerank` returns, some queries after others, for results that are ranked and need not be held.
+
+    Args:
+        query: see `rerank`.
+        gallery: see `rerank`.
+        k1: see `rerank`.
+        k2: see `rerank`.
+        lambda_value: see `rerank`.
+        max_memory: working memory in bytes for distances, those of a piece included; None: 1 GiB.
+
+    Yields:
+        Which queries, and their distances [q, G].
+
+    Raises:
+        ValueError: as `rerank`, at once.
+        RuntimeError: as `rerank`.
+    """
     width = max(window_sizes(k1, "reranking", "rerank")[0], k2)
     if k2 < 1:
         raise ValueError(f"rerank: k2 must be at least 1, got {k2}.")
@@ -57,39 +92,37 @@ def rerank(
             f"and D={items.shape[1]} on {items.device}."
         )
     require_kernels("rerank", items.device)
+    if not (len(queries) and len(items)):
+        return iter(())
     num_items, rows = len(items), torch.cat([items, queries])  # gallery first: it is what a query's row can reach
-    result = rows.new_empty(len(queries), num_items)
-    if not result.numel():
-        return result
     neighbors = knn(rows, min(width, len(rows)), max_memory=max_memory)
     found = as_neighbors(neighbors, len(rows), rows.device, width, "rerank")
-    scale = _relative_distances(rows, num_items, result, max_memory)
+    base = rows - rows.mean(dim=0)  # distances stay the same, but rounding errors grow with the norms
+    norms = base.square().sum(dim=1)
+    chunk = rows_per_chunk(8 * len(rows), max_memory, "rerank", rows.numel())
+    largest = torch.cat([_squared(base, norms, some).amax(dim=1) for some in _slices(0, len(rows), chunk)])
+    scale = largest.clamp_(min=torch.finfo(torch.float32).tiny)  # all rows equal: 0 / tiny
     csr = expanded_sets(rows, found, k1, k2, "reranking", scale, neighborhood_order(found.index))
     of_items = csr[0][: num_items + 1], csr[1][: csr[0][num_items]], csr[2][: csr[0][num_items]]
     columns = transpose(*of_items, len(rows))
-    chunk = rows_per_chunk(16 * num_items, max_memory, "rerank")
-    for start in range(0, len(queries), chunk):
-        end = min(start + chunk, len(queries))
-        some = torch.arange(num_items + start, num_items + end, dtype=torch.int32, device=rows.device)
-        near = jaccard_rows(csr, columns, 1.0, some, num_items + start)
-        jaccard = SparseRows.unchecked(*near, num_items).to_dense(fill=1.0)
-        result[start:end].mul_(lambda_value).add_(jaccard, alpha=1 - lambda_value)
-    return result
+
+    def pieces() -> Iterator[tuple[slice, Tensor]]:
+        for some in _slices(num_items, len(rows), rows_per_chunk(24 * len(rows), max_memory, "rerank", rows.numel())):
+            distance = _squared(base, norms, some)[:, :num_items].div_(scale[some, None])
+            order = torch.arange(some.start, some.stop, dtype=torch.int32, device=rows.device)
+            near = SparseRows.unchecked(*jaccard_rows(csr, columns, 1.0, order, some.start), num_items)
+            mixed = distance.mul_(lambda_value).add_(near.to_dense(fill=1.0), alpha=1 - lambda_value)
+            yield slice(some.start - num_items, some.stop - num_items), mixed
+
+    return pieces()
 
 
-def _relative_distances(rows: Tensor, num_items: int, result: Tensor, max_memory: int | None) -> Tensor:
-    """Largest squared distance [N] of each row; fills `result` with the queries' distances divided by theirs."""
-    largest = rows.new_empty(len(rows))
-    chunk = rows_per_chunk(8 * len(rows), max_memory, "rerank", rows.numel())
-    with full_precision(rows.device):
-        base = rows - rows.mean(dim=0)  # distances stay the same, but rounding errors grow with the norms
-        norms = base.square().sum(dim=1)
-        for start in range(0, len(rows), chunk):
-            part = slice(start, start + chunk)
-            squared = torch.addmm(norms, base[part], base.T, alpha=-2).add_(norms[part, None]).clamp_(min=0)
-            largest[part] = squared.amax(dim=1).clamp_(min=torch.finfo(torch.float32).tiny)  # all rows equal: 0 / tiny
-            first = max(num_items - start, 0)  # within the chunk, where the queries begin
-            if first < len(squared):
-                place = slice(start + first - num_items, start + len(squared) - num_items)
-                result[place] = squared[first:, :num_items] / largest[part][first:, None]
-    return largest
+def _slices(begin: int, end: int, chunk: int) -> list[slice]:
+    return [slice(start, min(start + chunk, end)) for start in range(begin, end, chunk)]
+
+
+def _squared(base: Tensor, norms: Tensor, some: slice) -> Tensor:
+    """Squared distances [n, N] of some rows to all, by a product of centred rows."""
+    with full_precision(base.device):
+        squared = torch.addmm(norms, base[some], base.T, alpha=-2)
+    return squared.add_(norms[some, None]).clamp_(min=0)

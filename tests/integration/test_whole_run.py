@@ -101,6 +101,14 @@ def test_eval_only_gives_the_numbers_of_the_run(full_run: Path, world: Path, tmp
     assert read(tmp_path / "eval" / "evaluation.json") == results
 
 
+def test_eval_only_mirrors_expands_and_re_ranks(full_run: Path, world: Path, tmp_path: Path) -> None:
+    words = ["--eval-only", "MODEL.WEIGHTS", full_run / "model_final.pth", "OUTPUT_DIR", tmp_path / "eval"]
+    more = [word for key in ("FLIP", "AQE", "RERANK") for word in (f"TEST.{key}.ENABLED", True)]
+    printed = call(tmp_path / "log", "--config-file", world / "mlt.yml", *words, *more)
+    for net in ("student", "teacher", "teacher centred", "teacher expanded", "teacher centred re-ranked"):
+        assert f"| {net} " in printed
+
+
 def test_a_finished_run_is_left_alone(full_run: Path, world: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in full_run.rglob("*.pth")}
     metrics = (full_run / "metrics.json").read_text()

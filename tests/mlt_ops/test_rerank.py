@@ -43,6 +43,27 @@ def test_small_budgets_give_the_same(device: torch.device, clustered: Callable[.
     torch.testing.assert_close(mlt_ops.rerank(query, gallery, max_memory=3 * 64 * 130), wanted, rtol=0, atol=2e-6)
 
 
+def test_pieces_are_the_whole(device: torch.device, clustered: Callable[..., Tensor]) -> None:
+    query, gallery = clustered(130).to(device).split([40, 90])
+    pieces = list(mlt_ops.rerank_in_pieces(query, gallery, max_memory=24 * 130 * 15))
+    assert [(some.start, some.stop) for some, _ in pieces] == [(0, 15), (15, 30), (30, 40)]
+    whole = torch.cat([distance for _, distance in pieces])
+    torch.testing.assert_close(whole, mlt_ops.rerank(query, gallery), rtol=0, atol=2e-6)
+
+
+def test_pieces_never_hold_the_whole(peak_bytes: Callable[..., int], clustered: Callable[..., Tensor]) -> None:
+    query, gallery = clustered(3000).split([1500, 1500])
+    budget = 24 * 3000 * 50
+
+    def consume() -> None:
+        for _, distance in mlt_ops.rerank_in_pieces(query, gallery, max_memory=budget):
+            del distance
+
+    whole = 4 * 1500 * 1500
+    assert peak_bytes(consume) < 0.75 * whole
+    assert peak_bytes(lambda: mlt_ops.rerank(query, gallery, max_memory=budget)) > whole
+
+
 def test_nobody_asks_nothing_is_there_and_all_are_equal(device: torch.device) -> None:
     rows = torch.ones(5, 3, device=device)
     assert mlt_ops.rerank(rows[:0], rows).shape == (0, 5)

@@ -67,6 +67,7 @@ MISTAKES = [
     ("SOLVER.ACCUMULATION", 3, r"SOLVER\.ACCUMULATION 3 must be a divisor of the 16 identities .* 64 / 1 .*INSTANCE 4"),
     ("SOLVER.ACCUMULATION", 0, r"SOLVER\.ACCUMULATION 0 must be a divisor"),
     ("MODEL.BN_GROUP", 24, r"MODEL\.BN_GROUP 24 does not divide the 64 images .* SOLVER\.IMS_PER_BATCH 64 / 1"),
+    ("TEST.RERANK.K1", 0, r"TEST\.RERANK\.K1 must be >= 1, got 0"),
     ("PRETRAIN.SEEDS", (1, 2), r"PRETRAIN\.SEEDS has 2 entries, \(1, 2\), but MixtureLabelTransport starts from 1"),
     ("PRETRAIN.WEIGHTS", ["a.pth", "b.pth"], r"PRETRAIN\.WEIGHTS has 2 entries"),
 ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mlt.evaluation.metrics import evaluate_features
-from mlt.evaluation.trials import evaluate_trials
+from mlt.evaluation.trials import Ranking, evaluate_trials
 from mlt.structures import UNKNOWN, ReidRecord, ReidSet
 
 # one number each: vehicle 7 at 0, 1 and 5, vehicle 8 at 4
@@ -48,3 +48,20 @@ def test_one_trial_is_the_plain_evaluation_bit_for_bit() -> None:
     assert features[gallery]._base is features
     drawn = ReidSet("x", (), records[:15], records[15:], random_galleries=(tuple(range(15, 40)),))
     assert evaluate_trials(features, pids, camids, drawn.trials()) == plain
+
+
+def test_each_trial_is_expanded_and_re_ranked_by_itself() -> None:
+    generator = torch.Generator().manual_seed(1)
+    features = torch.nn.functional.normalize(torch.randn(12, 4, generator=generator))
+    pids, cameras = torch.arange(12) % 3, torch.full((12,), UNKNOWN)
+    records = tuple(ReidRecord(f"{i}.jpg", int(pid)) for i, pid in enumerate(pids))
+    ranking = Ranking({"num_neighbors": 2}, {"k1": 3, "k2": 2})
+    galleries = (0, 1, 5), (3, 7, 11)
+
+    def mean_ap(*galleries: tuple[int, ...], ranking: Ranking) -> float:
+        trials = ReidSet("x", (), records, (), random_galleries=galleries).trials()
+        return evaluate_trials(features, pids, cameras, trials, ranking)["mAP"]
+
+    singles = [mean_ap(gallery, ranking=ranking) for gallery in galleries]
+    assert mean_ap(*galleries, ranking=ranking) == pytest.approx(sum(singles) / 2)
+    assert singles != [mean_ap(gallery, ranking=Ranking()) for gallery in galleries]

@@ -252,6 +252,14 @@ def _add_test(cfg: YacsNode) -> None:
     cfg.TEST.EVAL_PERIOD = 20
     # Images per step of one process at evaluation and feature extraction.
     cfg.TEST.IMS_PER_BATCH = 128
+    # Features are the unit mean of an image's and its mirror image's. This key and the next two groups are FastReID's.
+    cfg.TEST.FLIP = CN({"ENABLED": False})
+    # Rows "... expanded": each feature becomes the mean of the QE_K (>= 1) nearest of query and gallery, weighted by
+    # cosine ** ALPHA (>= 0), QE_TIME (>= 1) times over.
+    cfg.TEST.AQE = CN({"ENABLED": False, "ALPHA": 3.0, "QE_TIME": 1, "QE_K": 5})
+    # Rows "... re-ranked" by k-reciprocal neighbours (Zhong et al., CVPR 2017): k1, k2 >= 1, LAMBDA in [0, 1] the share
+    # of the plain distance. Takes O((Q + G)^2 D) time and no Q x G memory.
+    cfg.TEST.RERANK = CN({"ENABLED": False, "K1": 20, "K2": 6, "LAMBDA": 0.3})
 
 
 def _add_mlt(cfg: YacsNode) -> None:

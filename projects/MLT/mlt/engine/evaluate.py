@@ -7,12 +7,14 @@ import logging
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+from torch.nn.functional import normalize
 from yacs.config import CfgNode
 
 from mlt.clustering.camera_centering import center_cameras
 from mlt.data.build import build_test_loader
 from mlt.engine.extract import extract
-from mlt.evaluation.trials import evaluate_trials
+from mlt.evaluation.trials import Ranking, evaluate_trials
 from mlt.modeling.meta_arch import ReidModel
 from mlt.structures import UNKNOWN, ReidSet
 from mlt.utils import comm
@@ -34,7 +36,11 @@ def evaluate(cfg: CfgNode, model: ReidModel, sets: Sequence[ReidSet]) -> Results
 
     Returns:
         set name -> net name ("student", "teacher"; with " centred" behind it for features from which each
-        camera's mean was taken) -> metrics in percent, means over the trials of a set with random galleries.
+        camera's mean was taken, and the names of `rankings` behind that) -> metrics in percent, means over the trials
+        of a set with random galleries.
+
+    Raises:
+        ValueError: a key of TEST out of range.
     """
     mode = model.training
     model.eval()
@@ -58,9 +64,51 @@ def _evaluate_set(cfg: CfgNode, model: ReidModel, data: ReidSet) -> dict[str, di
         centre = False
     rows = {}
     for net in model.nets:
-        embed = functools.partial(model.evaluate, net=net)
+        embed = functools.partial(_both_sides if cfg.TEST.FLIP.ENABLED else _one_side, model, net)
         features = extract(embed, build_test_loader(cfg, records), len(records), model.device)
         variants = {net: features} | ({f"{net} centred": center_cameras(features, camids)} if centre else {})
         for name, variant in variants.items():
-            rows[name] = comm.on_main(functools.partial(evaluate_trials, variant, pids, camids, data.trials()))
+            for suffix, ranking in rankings(cfg).items():
+                compute = functools.partial(evaluate_trials, variant, pids, camids, data.trials(), ranking)
+                rows[name + suffix] = comm.on_main(compute)
     return rows
+
+
+def _one_side(model: ReidModel, net: str, images: Tensor) -> Tensor:
+    return model.evaluate(images, net=net)
+
+
+def _both_sides(model: ReidModel, net: str, images: Tensor) -> Tensor:
+    """Unit mean of the features of images and of their mirror images."""
+    return normalize(model.evaluate(images, net=net) + model.evaluate(images.flip(-1), net=net))
+
+
+def rankings(cfg: CfgNode) -> dict[str, Ranking]:
+    """Plain ranking, under the name "", and what TEST.AQE and TEST.RERANK add to it; both together re-rank what is
+    expanded.
+
+    Args:
+        cfg: TEST.* is read.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+    aqe, again = cfg.TEST.AQE, cfg.TEST.RERANK
+    for key, value in {
+        "AQE.QE_TIME": aqe.QE_TIME, "AQE.QE_K": aqe.QE_K, "RERANK.K1": again.K1, "RERANK.K2": again.K2
+    }.items():  # fmt: skip
+        if value < 1:
+            raise ValueError(f"TEST.{key} must be >= 1, got {value}")
+    if aqe.ALPHA < 0:
+        raise ValueError(f"TEST.AQE.ALPHA must be >= 0, got {aqe.ALPHA}")
+    if not 0 <= again.LAMBDA <= 1:
+        raise ValueError(f"TEST.RERANK.LAMBDA must be between 0 and 1, got {again.LAMBDA}")
+    found = {"": Ranking()}
+    expansion = None
+    if aqe.ENABLED:
+        expansion = {"num_neighbors": aqe.QE_K, "alpha": aqe.ALPHA, "times": aqe.QE_TIME}
+        found[" expanded"] = Ranking(expansion)
+    if again.ENABLED:
+        options = {"k1": again.K1, "k2": again.K2, "lambda_value": again.LAMBDA}
+        found[" re-ranked"] = Ranking(expansion, options)
+    return found

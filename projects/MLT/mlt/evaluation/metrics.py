@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mlt.structures import UNKNOWN
-from mlt_ops import Columns, count_closer
+from mlt_ops import Columns, count_closer, rerank_in_pieces
 
 PRODUCT_CHUNK = 256  # queries in one matrix product; fixed, because another number may round differently
 
@@ -38,11 +39,13 @@ def evaluate_features(
     gallery_pids: Tensor,
     query_camids: Tensor,
     gallery_camids: Tensor,
+    rerank: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Rank the gallery by Euclidean distance for every query and average, as FastReID reports it.
 
-    Never holds Q x G: beside the features it needs 4 * PRODUCT_CHUNK * G bytes for distances, and little more. Equal
-    features give equal results, on however many processes they were extracted.
+    Never holds Q x G: beside the features it needs 4 * PRODUCT_CHUNK * G bytes for distances, and little more (with
+    re-ranking what `mlt_ops.rerank_in_pieces` needs). Equal features give equal results, on however many processes they
+    were extracted.
 
     Args:
         query: [Q, D], unit rows as the papers have them.
@@ -51,6 +54,7 @@ def evaluate_features(
         gallery_pids: int64 [G]
         query_camids: int64 [Q], UNKNOWN where nobody knows.
         gallery_camids: int64 [G]
+        rerank: options of `mlt_ops.rerank_in_pieces`, whose distances are ranked then; None: Euclidean ones.
 
     Returns:
         see `summarize`.
@@ -69,16 +73,20 @@ def evaluate_features(
             raise ValueError(f"evaluate_features: {side} features hold NaN or infinity")
     if query.shape[1] != gallery.shape[1]:
         raise ValueError(f"evaluate_features: query features have {query.shape[1]} numbers, gallery {gallery.shape[1]}")
-    squares = _squared_norms(gallery)
-    chunks = zip(*(rows.split(PRODUCT_CHUNK) for rows in (query, query_pids, query_camids)), strict=True)
-    buffer = gallery.new_empty(min(PRODUCT_CHUNK, len(query)), len(gallery))
-
-    def distance(features: Tensor) -> Tensor:  # without |q|^2, which is the same for the whole row
-        return torch.addmm(squares, features.to(gallery), gallery.t(), alpha=-2, out=buffer[: len(features)])
-
+    pieces = _euclidean(query, gallery) if rerank is None else rerank_in_pieces(query, gallery, **rerank)
     identities = _Gallery(gallery_pids.to(gallery.device), gallery_camids.to(gallery.device))
-    ranks = [_rank(distance(rows), pids, camids, identities) for rows, pids, camids in chunks]
+    ranks = [_rank(distance, query_pids[rows], query_camids[rows], identities) for rows, distance in pieces]
     return summarize(QueryRanks(*(torch.cat(field) for field in zip(*ranks, strict=True))))
+
+
+def _euclidean(query: Tensor, gallery: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Some queries after others and what ranks the gallery for them: squared distances without |q|^2, in one buffer."""
+    squares = _squared_norms(gallery)
+    buffer = gallery.new_empty(min(PRODUCT_CHUNK, len(query)), len(gallery))
+    for start in range(0, len(query), PRODUCT_CHUNK):
+        features = query[start : start + PRODUCT_CHUNK].to(gallery)
+        distance = torch.addmm(squares, features, gallery.t(), alpha=-2, out=buffer[: len(features)])
+        yield slice(start, start + len(features)), distance
 
 
 def _squared_norms(rows: Tensor) -> Tensor:
