@@ -257,6 +257,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-gpus", type=int, default=1, help="processes of each run")
     parser.add_argument("--json", metavar="FILE", default="", help="the numbers; default: OUTPUT_DIR/gap.json")
     parser.add_argument("--check", action="store_true", help="exit code 1 when the method does not keep its promises")
+    parser.set_defaults(plug_ins=())
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs over the Stage II config")
     return parser
 

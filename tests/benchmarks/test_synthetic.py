@@ -84,7 +84,7 @@ def test_each_row_is_a_recipe_of_its_own(benchmark: ModuleType) -> None:
     recipes = {}
     for name, words in {benchmark.FULL: [], **benchmark.ROWS, **benchmark.LOOKED_INTO}.items():
         config = benchmark.CONFIGS / ("synthetic-faithful.yml" if name == benchmark.FAITHFUL else "synthetic.yml")
-        args = argparse.Namespace(config_file=str(config), opts=[*benchmark.COMMON, *words])
+        args = argparse.Namespace(config_file=str(config), plug_ins=[], opts=[*benchmark.COMMON, *words])
         recipes[name] = load_cfg(args).dump()
     assert len(set(recipes.values())) == len(recipes)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from commands import ROOT, call, call_group
 from compare import assert_same
 
@@ -100,6 +102,51 @@ def test_a_recipe_runs_to_its_results(run_of: Callable[[str], Path], name: str, 
     lines = read_lines(run / "metrics.json")
     assert len(lines) == 2
     assert all(value > 0 for line in lines for key, value in line.items() if key == "loss_cls")
+
+
+NO_SOURCE = [*("DATASETS.NAMES", (), "PRETRAIN.CONFIG_FILE", ""), *("MODEL.DSBN", False)]
+NO_SOURCE += [*("MODEL.HEADS.WITH_SOURCE", False), *("PSEUDO_LABELS.WITH_SOURCE", False)]
+
+
+@pytest.mark.parametrize("name", ADAPTING)
+def test_a_method_learns_without_a_source(words_of: Words, tmp_path: Path, name: str) -> None:
+    """From target images and random weights alone."""
+    words = [*words_of(name)[:-2], *NO_SOURCE, "SOLVER.MAX_EPOCH", 1, "OUTPUT_DIR", tmp_path / "run"]
+    printed = call(tmp_path / "log", *words)
+    assert "Stage I" not in printed
+    found = last_results(tmp_path / "run")
+    assert found["epoch"] == 1
+    losses = [value for line in read_lines(tmp_path / "run" / "metrics.json") for key, value in line.items()
+              if key.startswith("loss_")]  # fmt: skip
+    assert losses
+    assert sum(losses) > 0
+
+
+def test_stage_one_trains_two_nets_for_mmt(words_of: Words, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [*words_of("MMT/synthetic.yml")[:-2], "PRETRAIN.SEEDS", (3, 4), "OUTPUT_DIR", run]
+    config = tmp_path / "stage-one.yml"
+    config.write_text(f"_BASE_: {CONFIGS}/Pretrain/synthetic.yml\nSOLVER: {{MAX_EPOCH: 1, ITERS_PER_EPOCH: 2, "
+                      "IMS_PER_BATCH: 16, WARMUP_ITERS: 0}\n")  # fmt: skip
+    call(tmp_path / "log", *words, "PRETRAIN.CONFIG_FILE", config, "SOLVER.MAX_EPOCH", 1)
+    folders = sorted(path.name.split("-")[0] for path in (run / "pretrain").iterdir())
+    assert folders == ["seed3", "seed4"]
+    state = load_checkpoint(run / "model_final.pth")["model"]
+    assert not torch.equal(state["backbone.conv1.weight"], state["peer.backbone.conv1.weight"])
+    assert not torch.equal(state["teacher.backbone.conv1.weight"], state["peer.teacher.backbone.conv1.weight"])
+
+
+def test_the_page_s_own_method_trains(words_of: Words, tmp_path: Path) -> None:
+    """The class and the config that projects/MLT/README.md shows, from files as a reader would make them."""
+    page = (ROOT / "projects/MLT/README.md").read_text(encoding="utf-8").split("## A new method in one file")[1]
+    code, config = (re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)[0] for language in ("python", "yaml"))
+    (tmp_path / "core.py").write_text(code)
+    (tmp_path / "core.yml").write_text(config.replace("configs/", f"{CONFIGS}/"))
+    words = [*words_of("MLT/synthetic.yml")[2:], "OUTPUT_DIR", tmp_path / "run"]
+    words = ["--config-file", tmp_path / "core.yml", "--import", tmp_path / "core.py", *words]
+    call(tmp_path / "log", *words, "PSEUDO_LABELS.NUM_CLUSTERS", (6,))
+    lines = read_lines(tmp_path / "run" / "metrics.json")
+    assert 0.6 < lines[0]["labels/outliers"] < 0.9  # four fifths, as the class has it
 
 
 @pytest.mark.parametrize("name", STAGE_ONE)

@@ -111,6 +111,27 @@ def test_a_task_says_whose_number_there_is(name: str) -> None:
     assert bool(re.search(NUMBER, head)) != bool(re.search(NONE, head)), head
 
 
+@pytest.mark.parametrize("name", [name for name in TASKS if name.startswith(("MLT/", "UNRN/"))])
+def test_numbers_that_nobody_could_check_say_so(name: str) -> None:
+    """UNRN's and GLT's are known from memory alone; GLT's stand apart from those of the MLT submission."""
+    head = head_of((CONFIGS / name).read_text(encoding="utf-8"))
+    if "GLT" in head or (name.startswith("UNRN/") and re.search(NUMBER, head)):
+        assert re.search(r"[Nn]ot verified here", head), head
+    if "GLT" in head:
+        assert re.search(r"number \(MLT submission, not ours.*?Rank-1 \d+\.\d\. GLT, CVPR 2021 \(paper\): mAP", head), (
+            head
+        )
+    if "msmt" in name and "GLT" in head:
+        assert "the source does not name the method" in head, head
+
+
+def test_mlt_with_dbscan_starts_classifiers_from_centroids() -> None:
+    """Transport reads them one epoch after they were made."""
+    names = [name for name in RECIPES if name.startswith("MLT/") and "dbscan" in name]
+    assert len(names) > 5
+    assert {load(name).MODEL.HEADS.INIT for name in names} == {"centroid"}
+
+
 @pytest.mark.parametrize(
     ("text", "number", "none"),
     [

@@ -117,6 +117,23 @@ def test_links_and_configs_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_functions_behind_links_are_defined_there(page: Path) -> None:
+    """[file.py](path/file.py): `name`, `name`, as the tables of equations have it."""
+    for path, names in re.findall(r"\]\(([^)\s]+\.py)\): (`\w+`(?:, `\w+`)*)", page.read_text(encoding="utf-8")):
+        tree = ast.parse((page.parent / path).read_text(encoding="utf-8"))
+        defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        assert set(re.findall(r"\w+", names)) <= defined, path
+
+
+def test_the_tables_of_equations_name_functions() -> None:
+    page = (ROOT / "projects/MLT/README.md").read_text(encoding="utf-8")
+    rows = [row for table in page.split("| step | formula | file and function |")[1:]
+            for row in table.split("\n\n")[0].splitlines()[2:]]  # fmt: skip
+    assert len(rows) > 30
+    assert [row for row in rows if not re.search(r"\.py\): `", row)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_names_in_python_examples_exist(page: Path) -> None:
     for block in blocks(page, "python"):
         tree = ast.parse(block)

@@ -58,6 +58,16 @@ def means_of(embeddings: Tensor) -> Tensor:
 
 
 class TestCentroids:
+    def test_mean_features_stay_as_they_were_clustered(self, trainer_of: Build) -> None:
+        """MMT's K-Means clusters the mean of both teachers' unit features, which is shorter than 1."""
+        trainer = trainer_of(*CENTROIDS, *MMT, "PSEUDO_LABELS.UNIT_NORM", False)
+        embeddings = torch.randn(16, 64)
+        trainer.start_round(LABELS, embeddings, restart=False)
+        wanted = F.normalize(torch.stack([embeddings[LABELS.targets == k].mean(0) for k in range(3)]))
+        assert (wanted - means_of(embeddings)).abs().max() > 1e-3
+        for net in trainer.adaptive.branches:
+            torch.testing.assert_close(net.heads.classifiers[0][:3], wanted)
+
     @pytest.mark.parametrize("method", [(), STRONG, MMT], ids=["MLT", "strong", "MMT"])
     def test_rows_of_student_and_teacher_start_again_without_moments(
         self, trainer_of: Build, method: tuple[object, ...]

@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
+import mlt.components  # noqa: F401  fills the registries in each process
 from mlt.config import CfgNode
 from mlt.modeling import MixtureLabelTransport, build_model
 from mlt.modeling.meta_arch import ReidModel

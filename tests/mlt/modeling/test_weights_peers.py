@@ -75,7 +75,7 @@ class HalvesBN(nn.Module):
 
 
 class NumberedBN(nn.Module):
-    """DSBN of OpenUnReID."""
+    """DSBN of OpenUnReID, one for each set of TRAIN.datasets; in the configs it ships the target is the first."""
 
     def __init__(self, norm: nn.Module, half: int) -> None:
         super().__init__()
@@ -157,6 +157,23 @@ class StrongBaseline(nn.Module):
         return F.normalize(self.feat_bn(self.gap(x).flatten(1)))
 
 
+class TwoDepths(StrongBaseline):
+    """UDAStrongBaseline's `_multi` nets: a neck and a classifier on layer3 as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feat_bn_3 = nn.BatchNorm1d(WIDTHS[2])
+        self.classifier3_0_5 = nn.Linear(WIDTHS[2], 5, bias=False)
+
+    def shallow(self, x: Tensor) -> Tensor:
+        x = self.NL_2[0](self.layer2(self.layer1(self.base(x))))
+        return self.classifier3_0_5(self.feat_bn_3(self.gap(self.NL_3[0](self.layer3(x))).flatten(1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.shallow(x)  # whose batch norm has statistics, too
+        return super().forward(x)
+
+
 class OpenUnReID(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -231,7 +248,7 @@ CASES: dict[str, Case] = {
     "UDAStrongBaseline I": ("UDAStrongBaseline", StrongBaseline, best),
     "UDAStrongBaseline II": ("UDAStrongBaseline", lambda: with_dsbn(StrongBaseline(), HalvesBN), best),
     "OpenUnReID": ("OpenUnReID", OpenUnReID, lambda s: {"epoch": 1, "best_mAP": 0.5, "state_dict": s}),
-    "OpenUnReID DSBN": ("OpenUnReID", lambda: with_dsbn(MeanNet(), NumberedBN), lambda s: {"state_dict": s}),
+    "OpenUnReID DSBN": ("OpenUnReID", lambda: with_dsbn(MeanNet(), NumberedBN, 0), lambda s: {"state_dict": s}),
     "OpenUnReID MMT": ("OpenUnReID", MeanNet, lambda s: {"state_dict_1": s, "state_dict_2": {}}),
     "FastReID": ("FastReID", FastReID, lambda s: {"model": s, "epoch": 3, "metric": np.float64(0.5)}),
     "FastReID IBN, old names": ("FastReID", lambda: FastReID(ibn=True), old_names),
@@ -239,7 +256,7 @@ CASES: dict[str, Case] = {
 DOMAINS: dict[str, Case] = {
     "SpCL": ("SpCL", lambda: with_dsbn(SequentialNet(relu=True), HalvesBN, 0), best),
     "UDAStrongBaseline II": ("UDAStrongBaseline", lambda: with_dsbn(StrongBaseline(), HalvesBN, 0), best),
-    "OpenUnReID": ("OpenUnReID", lambda: with_dsbn(OpenUnReID(), NumberedBN, 0), lambda s: {"state_dict": s}),
+    "OpenUnReID": ("OpenUnReID", lambda: with_dsbn(OpenUnReID(), NumberedBN, 1), lambda s: {"state_dict": s}),
 }
 
 
@@ -292,6 +309,16 @@ def test_source_batch_norms(name: str, images: Tensor, tmp_path: Path) -> None:
     assert (target - expected).abs().max() > 1e-2
 
 
+def test_the_guess_at_numbered_norms_is_told(images: Tensor, tmp_path: Path, cfg_of, caplog) -> None:
+    content, _ = saved(DOMAINS["OpenUnReID"], images, tmp_path / "best.pth")
+    load_weights(build_model(follow_weights(cfg_of("MEMORY.NAME", ""), content)), tmp_path / "best.pth")
+    assert "best.pth numbers its batch norms: the first is taken for the target's" in caplog.text
+    caplog.clear()
+    content, _ = saved(CASES["SpCL"], images, tmp_path / "spcl.pth")
+    load_weights(build_model(follow_weights(cfg_of("MEMORY.NAME", ""), content)), content)
+    assert "numbers" not in caplog.text
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_start_of_stage_two(name: str, images: Tensor, tmp_path: Path, cfg_of) -> None:
     """Student and teacher of a DSBN model both start as the peer's net, whatever stem the config had."""
@@ -309,6 +336,22 @@ def test_start_of_stage_two(name: str, images: Tensor, tmp_path: Path, cfg_of) -
         found = model.eval().evaluate(images, net)
         is_peers = not has_student or net == "teacher"
         assert torch.allclose(found, expected, rtol=0, atol=TOLERANCE) == is_peers
+
+
+def test_the_head_on_layer3_comes_along(images: Tensor, tmp_path: Path, method_of) -> None:
+    net = randomized(TwoDepths(), images)
+    torch.save(best(net.state_dict()), tmp_path / "best.pth")
+    clusters = ("PSEUDO_LABELS.NUM_CLUSTERS", (5,), "PSEUDO_LABELS.GROUP", 0)
+    options = ("MODEL.BACKBONE.WITH_NL", True, "MODEL.BACKBONE.STEM_RELU", False, *clusters)
+    model = method_of("UncertaintyGuided", *options, "MODEL.HEADS.POOL_LAYER", "GeneralizedMeanPoolingP").eval()
+    report = load_weights(model, tmp_path / "best.pth")
+    assert not [name for name in (*report.missing, *report.reshaped) if "shallow.bottleneck" in name]
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    for student in (model, model.teacher):
+        with torch.no_grad():
+            out = student.heads(student.backbone(model.preprocess(images)))
+            expected = net.shallow((images / 255.0 - mean) / std)
+        torch.testing.assert_close(out.auxiliary.logits[0], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["MMT", "UDAStrongBaseline I", "FastReID"])

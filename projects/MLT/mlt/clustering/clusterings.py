@@ -29,6 +29,15 @@ class Clustering:
     kept: tuple[str, ...] = ()
     report: Mapping[str, float] = MappingProxyType({})
 
+    @classmethod
+    def num_clusters_of(cls, cfg: CfgNode) -> tuple[int, ...]:
+        """Clusters of each group that a config asks for; () if there is one group, of as many as the data have.
+
+        Args:
+            cfg: the whole tree.
+        """
+        return ()
+
     def __call__(self, features: Tensor) -> PseudoLabels:
         """Cluster.
 
@@ -77,6 +86,15 @@ class KMeansMixture(Clustering):
             )
         self.num_clusters = tuple(num_clusters)
         self.options = {"group": group, "seed": seed, "num_restarts": num_restarts, "max_iter": max_iter}
+
+    @classmethod
+    def num_clusters_of(cls, cfg: CfgNode) -> tuple[int, ...]:
+        """PSEUDO_LABELS.NUM_CLUSTERS.
+
+        Args:
+            cfg: the whole tree.
+        """
+        return tuple(cfg.PSEUDO_LABELS.NUM_CLUSTERS)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

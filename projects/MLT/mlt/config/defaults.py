@@ -39,6 +39,8 @@ def _add_model(cfg: YacsNode) -> None:
     # Checkpoint to start from: ours, a torchvision or IBN-a ResNet file, or one of MMT, SpCL, ClusterContrast,
     # OpenUnReID, UDAStrongBaseline or FastReID, whose stem and pooling are then taken over. --eval-only requires it.
     cfg.MODEL.WEIGHTS = ""
+    # Which of a file's two batch norms a model with single ones takes: "target" or "source".
+    cfg.MODEL.WEIGHTS_DOMAIN = "target"
     # Mean and standard deviation of R, G, B in 0..255 units (ImageNet); the model normalises, loaders give uint8.
     cfg.MODEL.PIXEL_MEAN = [0.485 * 255, 0.456 * 255, 0.406 * 255]
     cfg.MODEL.PIXEL_STD = [0.229 * 255, 0.224 * 255, 0.225 * 255]
@@ -252,14 +254,29 @@ def _add_test(cfg: YacsNode) -> None:
     cfg.TEST.EVAL_PERIOD = 20
     # Images per step of one process at evaluation and feature extraction.
     cfg.TEST.IMS_PER_BATCH = 128
-    # Features are the unit mean of an image's and its mirror image's. This key and the next two groups are FastReID's.
-    cfg.TEST.FLIP = CN({"ENABLED": False})
-    # Rows "... expanded": each feature becomes the mean of the QE_K (>= 1) nearest of query and gallery, weighted by
-    # cosine ** ALPHA (>= 0), QE_TIME (>= 1) times over.
-    cfg.TEST.AQE = CN({"ENABLED": False, "ALPHA": 3.0, "QE_TIME": 1, "QE_K": 5})
-    # Rows "... re-ranked" by k-reciprocal neighbours (Zhong et al., CVPR 2017): k1, k2 >= 1, LAMBDA in [0, 1] the share
-    # of the plain distance. Takes O((Q + G)^2 D) time and no Q x G memory.
-    cfg.TEST.RERANK = CN({"ENABLED": False, "K1": 20, "K2": 6, "LAMBDA": 0.3})
+    # FLIP, AQE and RERANK have FastReID's keys.
+    cfg.TEST.FLIP = CN()
+    # Features are the unit mean of an image's and its mirror image's.
+    cfg.TEST.FLIP.ENABLED = False
+    cfg.TEST.AQE = CN()
+    # Rows "... expanded" beside the plain ones: each feature of query and gallery becomes the mean of its nearest ones.
+    cfg.TEST.AQE.ENABLED = False
+    # They are weighted by cosine ** ALPHA, >= 0.
+    cfg.TEST.AQE.ALPHA = 3.0
+    # Expansions one after another, >= 1.
+    cfg.TEST.AQE.QE_TIME = 1
+    # Rows in the mean, the feature itself included, >= 1.
+    cfg.TEST.AQE.QE_K = 5
+    cfg.TEST.RERANK = CN()
+    # Rows "... re-ranked" by k-reciprocal neighbours (Zhong et al., CVPR 2017), of what is expanded if AQE is on, too.
+    # Takes O((Q + G)^2 D) time; Q x G is never held.
+    cfg.TEST.RERANK.ENABLED = False
+    # Neighbours in the full window, >= 1.
+    cfg.TEST.RERANK.K1 = 20
+    # Rows in the mean of the query expansion, >= 1.
+    cfg.TEST.RERANK.K2 = 6
+    # Share of the plain distance, in [0, 1].
+    cfg.TEST.RERANK.LAMBDA = 0.3
 
 
 def _add_mlt(cfg: YacsNode) -> None:

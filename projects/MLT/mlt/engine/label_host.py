@@ -101,7 +101,8 @@ class ModelLabelHost:
         source = self._source_means() if restart or self.iter == 0 else None
         centroids: tuple[Tensor, ...] = ()
         if self.cfg.MODEL.HEADS.INIT == "centroid":
-            centroids = cluster_means(normalize(embeddings), labels)
+            # what was clustered: the mean of both teachers' unit features is no unit feature (MMT with K-Means)
+            centroids = cluster_means(normalize(embeddings) if self.cfg.PSEUDO_LABELS.UNIT_NORM else embeddings, labels)
         generator = torch.Generator().manual_seed(self.cfg.SEED + self.iter)
         model.reset_classifiers(labels.num_clusters, centroids, source if centroids else None, generator)
         zero_moments(self.optimizer, model.classifiers)

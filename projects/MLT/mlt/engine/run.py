@@ -28,6 +28,7 @@ from mlt.utils import comm
 from mlt.utils.checkpoint import load_checkpoint
 from mlt.utils.files import atomic
 from mlt.utils.log import setup_logger
+from mlt.utils.plug_ins import import_plug_in
 from mlt.utils.seed import seed_everything
 
 logger = logging.getLogger(__name__)
@@ -46,23 +47,34 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
     parser.add_argument("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0")
+    parser.add_argument(
+        "--import",
+        dest="plug_ins",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="module or .py file that registers parts of your own; may be given several times",
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values: KEY VALUE KEY VALUE ...")
     return parser
 
 
 def load_cfg(args: argparse.Namespace) -> CfgNode:
-    """Defaults, then the file, then KEY VALUE words; frozen.
+    """Defaults, then the file, then KEY VALUE words; frozen. The modules of --import are imported first.
 
     Args:
         args: what `argument_parser` parsed.
 
     Raises:
+        FileNotFoundError: no file of --import, or no config file.
         KeyError: an unknown key.
-        ValueError: a bad value, or a flag behind the KEY VALUE words.
+        ValueError: a bad value, a flag behind the KEY VALUE words, or no module of --import.
     """
     late = [word for word in args.opts if word.startswith("--")]
     if late:
         raise ValueError(f"{' '.join(late)}: flags go before the KEY VALUE words")
+    for name in args.plug_ins:
+        import_plug_in(name)
     cfg = get_cfg()
     if args.config_file:
         cfg.merge_from_file(args.config_file)
@@ -140,7 +152,7 @@ def _evaluate_only(cfg: CfgNode) -> Results:
     num_classes = num_classes_of(state) or 1  # classifiers do not enter evaluation
     cfg = with_values(follow_weights(cfg, state), {"MODEL.HEADS.NUM_CLASSES": num_classes})
     model = build_bare_model(cfg)
-    logger.info("weights from %s: %s", cfg.MODEL.WEIGHTS, load_weights(model, state))
+    logger.info("weights from %s: %s", cfg.MODEL.WEIGHTS, load_weights(model, state, domain=cfg.MODEL.WEIGHTS_DOMAIN))
     if cfg.TEST.ADAPT_BN:
         targets = merge_train(read_datasets(cfg, cfg.DATASETS.TARGETS))
         adapt_batch_norm(model, build_test_loader(cfg, shuffled(targets)))

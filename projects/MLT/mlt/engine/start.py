@@ -91,36 +91,37 @@ def build_start_model(cfg: CfgNode, target: Sequence[ReidRecord]) -> ReidModel:
     paths = list(cfg.PRETRAIN.WEIGHTS) or [cfg.MODEL.WEIGHTS] * bool(cfg.MODEL.WEIGHTS)
     model = build_bare_model(cfg) if paths else _build_downloading(cfg)
     if paths:
-        load_start(model, paths)
+        load_start(model, paths, cfg.MODEL.WEIGHTS_DOMAIN)
     if cfg.PRETRAIN.ADAPT_BN and target:
         adapt_batch_norm(model, build_test_loader(cfg, shuffled(target)))
     return model
 
 
-def load_start(model: ReidModel, paths: Sequence[str]) -> None:
+def load_start(model: ReidModel, paths: Sequence[str], domain: str = "target") -> None:
     """Start weights into a model, without what belongs to the run that they come from.
 
     Args:
         model: changed in place.
         paths: one file for each student; or one for all, which holds them all or becomes each.
+        domain: see `load_weights`.
 
     Raises:
         ValueError: the weights do not fit.
         FileNotFoundError: they are not there.
     """
-    _load_students(model, list(paths))
+    _load_students(model, list(paths), domain)
     if isinstance(model, PseudoLabelModel):
         model.forget_run()
 
 
-def _load_students(model: ReidModel, paths: list[str]) -> None:
+def _load_students(model: ReidModel, paths: list[str], domain: str) -> None:
     students = model.branches
     if len(students) == 1 or (len(paths) == 1 and _holds_peer(paths[0])):
-        logger.info("weights from %s: %s", paths[0], load_weights(model, paths[0]))
+        logger.info("weights from %s: %s", paths[0], load_weights(model, paths[0], domain=domain))
         return
     for student, path in zip(students, paths * (len(students) // len(paths)), strict=True):
         parts = {name: part for name, part in student.named_children() if name in ("backbone", "heads", "teacher")}
-        logger.info("weights from %s: %s", path, load_weights(nn.ModuleDict(parts), path))
+        logger.info("weights from %s: %s", path, load_weights(nn.ModuleDict(parts), path, domain=domain))
 
 
 def _holds_peer(path: str) -> bool:

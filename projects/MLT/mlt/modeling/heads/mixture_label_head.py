@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 
 from mlt.config import configurable
 from mlt.modeling.heads.neck_head import CLASSIFIER_STD, HeadOutput, NeckHead
-from mlt.registry import HEADS
+from mlt.registry import CLUSTERINGS, HEADS
 
 INITS = ("normal", "centroid")
 MEMORY_FEATURES = ("projection", "embedding")
@@ -83,11 +83,12 @@ class MixtureLabelHead(NeckHead):
                                   ("MEMORY.FEATURE", cfg.MEMORY.FEATURE, MEMORY_FEATURES)):  # fmt: skip
             if value not in known:
                 raise ValueError(f"{key} must be one of {', '.join(known)}, got {value!r}")
-        labels, limit = cfg.PSEUDO_LABELS, cfg.MODEL.HEADS.MAX_CLUSTERS
-        clusters = tuple(labels.NUM_CLUSTERS) if labels.METHOD == "kmeans" else (limit,)
-        if clusters == (0,) and labels.METHOD != "kmeans":
+        method, limit = cfg.PSEUDO_LABELS.METHOD, cfg.MODEL.HEADS.MAX_CLUSTERS
+        wanted: tuple[int, ...] = CLUSTERINGS.get(method).num_clusters_of(cfg)  # type: ignore[attr-defined]
+        clusters = wanted or (limit,)
+        if not (wanted or limit):
             raise ValueError(
-                f"PSEUDO_LABELS.METHOD {labels.METHOD!r} finds the number of clusters by itself: set "
+                f"PSEUDO_LABELS.METHOD {method!r} finds the number of clusters by itself: set "
                 "MODEL.HEADS.MAX_CLUSTERS to the largest that the classifier shall hold"
             )
         if limit and max(clusters, default=0) > limit:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection, Iterable, Mapping
 
 from torch import nn
 
-from mlt.modeling.weights.peers import STEM_CEIL_POOL, STEM_RELU, identify, own_names, stem_of, unwrap
+from mlt.modeling.weights.peers import (
+    STEM_CEIL_POOL,
+    STEM_RELU,
+    has_numbered_norms,
+    identify,
+    own_names,
+    stem_of,
+    unwrap,
+)
 from mlt.modeling.weights.report import LoadReport
 from mlt.utils.checkpoint import load_checkpoint
 
+logger = logging.getLogger(__name__)
 Names = dict[str, str]  # our name -> the file's
 NETS = ("backbone.", "heads.")
 TEACHER = "teacher."
@@ -40,6 +50,11 @@ def load_weights(
     content = weights if isinstance(weights, Mapping) else load_checkpoint(where)
     state, wanted = unwrap(content, where), model.state_dict()
     offered = match_nets(own_names(content, where), wanted)
+    if has_numbered_norms(content):
+        logger.warning(
+            "%s numbers its batch norms: the first is taken for the target's, as in OpenUnReID's configs; where the "
+            "source was named first, take the other with domain 'source' (MODEL.WEIGHTS_DOMAIN).", where
+        )  # fmt: skip
     names = _match_batch_norms(offered, wanted, domain)
     fitting = {name: state[key] for name, key in names.items() if state[key].shape == wanted[name].shape}
     if not fitting:

@@ -82,6 +82,8 @@ PEERS = (
             (r"^memorybank_fc\.", "heads.projection.0."),
             (r"^mbn\.", "heads.projection.1."),
             (r"^classifier(\d+)_\d+\.weight$", r"heads.classifiers.\1"),
+            (r"^feat_bn_3\.", "heads.shallow.bottleneck.0."),
+            (r"^classifier3_(\d+)_\d+\.weight$", r"heads.shallow.classifiers.\1"),
         ),
         BARE_STEM,
     ),
@@ -142,10 +144,23 @@ def stem_of(content: Mapping[str, object]) -> dict[str, bool]:
     return {**identify(content).stem, **{key: bool(stored[key]) for key in USUAL_STEM if key in stored}}
 
 
+def has_numbered_norms(content: Mapping[str, object]) -> bool:
+    """Whether nothing but the order of its batch norms tells the domains of a checkpoint apart; see `own_names`.
+
+    Args:
+        content: of the file.
+
+    Raises:
+        ValueError: not a state dict.
+    """
+    return any(_DOMAIN.search(name) for name in unwrap(content, "the checkpoint"))
+
+
 def own_names(content: Mapping[str, object], where: str) -> dict[str, str]:
     """Our name of each tensor in a checkpoint -> the file's name. A teacher's names start with "teacher.".
 
-    Of OpenUnReID's numbered batch norms the first is the source's and the last the target's, as its configs have it.
+    OpenUnReID's batch norms are numbered by the place of a set in TRAIN.datasets, which no file tells: the first is
+    taken for the target's and the last for the source's, as in its own configs (market1501, then dukemtmcreid).
 
     Args:
         content: of the file.
@@ -156,7 +171,7 @@ def own_names(content: Mapping[str, object], where: str) -> dict[str, str]:
     """
     state, rules = unwrap(content, where), identify(content).rules
     last = max((int(match[1]) for match in map(_DOMAIN.search, state) if match), default=0)
-    halves = {0: ".BN_S.", last: ".BN_T."}
+    halves = {last: ".BN_S.", 0: ".BN_T."}
     names = {}
     for key in state:
         name = key.removeprefix("module.")
