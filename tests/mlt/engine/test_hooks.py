@@ -106,13 +106,13 @@ class TestEvalHook:
             done.append(hook.trainer.epoch)
             return results(1.0)
 
-        hook = hooks.EvalHook(evaluate, period, ("set", "teacher"))
+        hook = hooks.EvalHook(evaluate, period, ("set", ["teacher"]))
         run(hook)
         assert done == epochs
 
     def test_the_first_of_equal_ones_is_the_best(self):
         scores = iter([1.0, 3.0, 3.0, 2.0])
-        hook = hooks.EvalHook(lambda: results(next(scores)), 1, ("set", "teacher"))
+        hook = hooks.EvalHook(lambda: results(next(scores)), 1, ("set", ["teacher"]))
         best = []
 
         class Asks(HookBase):
@@ -130,8 +130,20 @@ class TestEvalHook:
             },
         }
 
+    def test_the_better_of_two_nets_chooses(self) -> None:
+        scores = iter([(3.0, 1.0), (2.0, 2.5), (1.0, 4.0), (3.5, 3.5)])
+
+        def evaluate() -> dict:
+            second, first = (results(score)["set"]["teacher"] for score in next(scores))
+            return {"set": {"teacher 2": second, "teacher": first}}
+
+        hook = hooks.EvalHook(evaluate, 1, ("set", ["teacher 2", "teacher"]))
+        run(hook)
+        assert hook.summary()["best"]["epoch"] == 3
+        assert "of the teacher 2 or the teacher on" in hook.summary()["best"]["chosen_by"]
+
     def test_between_evaluations_nothing_is_best(self):
-        hook = hooks.EvalHook(lambda: results(1.0), 2, ("set", "teacher"))
+        hook = hooks.EvalHook(lambda: results(1.0), 2, ("set", ["teacher"]))
         best = []
 
         class Asks(HookBase):
@@ -166,9 +178,9 @@ class TestEvalHook:
 
     def test_state_goes_around(self):
         scores = iter([3.0, 1.0])
-        hook = hooks.EvalHook(lambda: results(next(scores)), 2, ("set", "teacher"))
+        hook = hooks.EvalHook(lambda: results(next(scores)), 2, ("set", ["teacher"]))
         run(hook)
-        other = hooks.EvalHook(lambda: results(2.0), 2, ("set", "teacher"))
+        other = hooks.EvalHook(lambda: results(2.0), 2, ("set", ["teacher"]))
         other.load_state_dict(hook.state_dict())
         assert other.summary() == hook.summary()
         run(other, max_epoch=5, start=12)

@@ -105,11 +105,11 @@ class EvalHook(HookBase):
     Args:
         evaluate: returns set -> net -> metrics.
         period: epochs; 0 = only after the last.
-        chooser: (set, net) whose "metric", (mAP + Rank-1) / 2 as in FastReID, chooses the best epoch; None = there is
-            none, and the last counts as best.
+        chooser: a set and the nets of which the better one's "metric", (mAP + Rank-1) / 2 as in FastReID, chooses the
+            best epoch; None = there is none, and the last counts as best.
     """
 
-    def __init__(self, evaluate: Callable[[], Results], period: int, chooser: tuple[str, str] | None) -> None:
+    def __init__(self, evaluate: Callable[[], Results], period: int, chooser: tuple[str, Sequence[str]] | None) -> None:
         self.evaluate = evaluate
         self.period = period
         self.chooser = chooser
@@ -135,8 +135,9 @@ class EvalHook(HookBase):
     def _improved(self) -> bool:
         if self.chooser is None or not self.best:
             return True
-        name, net = self.chooser
-        return self.last[name][net]["metric"] > self.best[name][net]["metric"]
+        name, nets = self.chooser
+        last, best = (max(results[name][net]["metric"] for net in nets) for results in (self.last, self.best))
+        return last > best
 
     @property
     def is_best(self) -> bool:
@@ -147,7 +148,8 @@ class EvalHook(HookBase):
         """Last and best results with the epoch of each (counted from 1) and what chose the best."""
         chosen = "nothing: the last epoch is taken"
         if self.chooser:
-            chosen = f"(mAP + Rank-1) / 2 of the {self.chooser[1]} on the test split of {self.chooser[0]}"
+            name, nets = self.chooser
+            chosen = f"(mAP + Rank-1) / 2 of the {' or the '.join(nets)} on the test split of {name}"
         return {
             "last": {"epoch": self.last_epoch + 1, "results": self.last},
             "best": {"epoch": self.best_epoch + 1, "chosen_by": chosen, "results": self.best},

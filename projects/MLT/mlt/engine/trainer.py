@@ -85,7 +85,9 @@ class Trainer(ModelLabelHost, TrainLoop):
 
     def _build_hooks(self) -> list[HookBase]:
         cfg = self.cfg
-        chooser = next(((s.name, self.model.nets[-1]) for s in self.test_sets[:1] if s.has_test), None)
+        kind = self.model.nets[-1].split()[0]  # MMT keeps the better one of two teachers
+        choosers = [net for net in self.model.nets if net.split()[0] == kind]
+        chooser = next(((s.name, choosers) for s in self.test_sets[:1] if s.has_test), None)
         evaluation = hooks.EvalHook(self.evaluate, cfg.TEST.EVAL_PERIOD, chooser)
         checkpoints = hooks.CheckpointHook(self.save, lambda: evaluation.is_best, cfg.SOLVER.CHECKPOINT_PERIOD)
         adapts = isinstance(self.model, PseudoLabelModel)
