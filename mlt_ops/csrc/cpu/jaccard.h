@@ -25,9 +25,9 @@ class ExpandWorker {
   void operator()(int64_t row, std::vector<Entry>& out) {
     for (int64_t t = 0; t < k2_; ++t) {
       const int64_t neighbor = index_[row * k_ + t];
-      for (int64_t p = rows_.rowptr[neighbor]; p < rows_.rowptr[neighbor + 1]; ++p) {
-        mean_.add(rows_.col[p], rows_.value[p]);
-      }
+      const int64_t begin = rows_.rowptr[neighbor];
+      const float* values = rows_.value + begin;
+      mean_.add(rows_.col + begin, rows_.rowptr[neighbor + 1] - begin, [=](int64_t p) { return values[p]; });
     }
     entries_.clear();
     mean_.drain([&](int32_t col, float sum) { entries_.push_back({col, sum / static_cast<float>(k2_)}); });
@@ -101,11 +101,11 @@ class JaccardWorker {
   }
 
   void add_column(int64_t row, int32_t col, float mine) {
-    const int64_t end = columns_.rowptr[col + 1];
-    for (int64_t q = columns_.rowptr[col]; q < end && columns_.col[q] <= row; ++q) {
-      const float theirs = columns_.value[q];
-      overlap_.add(columns_.col[q], mine < theirs ? mine : theirs);
-    }
+    const int64_t begin = columns_.rowptr[col];
+    const int32_t *first = columns_.col + begin, *last = columns_.col + columns_.rowptr[col + 1];
+    const float* theirs = columns_.value + begin;
+    overlap_.add(first, std::upper_bound(first, last, row) - first,
+                 [=](int64_t q) { return mine < theirs[q] ? mine : theirs[q]; });
   }
 
   // Columns that the row lacks add 0, which changes no bit.

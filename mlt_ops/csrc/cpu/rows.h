@@ -46,11 +46,20 @@ class Accumulator {
  public:
   explicit Accumulator(int64_t num_cols) : sum_(num_cols, 0.f), touched_(num_cols + 1) {}
 
-  // For values >= 0: a column is new as long as its sum is 0. No branch, because it could not be predicted.
-  void add(int32_t col, float value) {
-    touched_[num_touched_] = col;
-    num_touched_ += (sum_[col] == 0.f) & (value > 0.f);
-    sum_[col] += value;
+  // Adds value(0), value(1), ..., none negative, to n columns. A column is new as long as its sum is 0; no branch, because
+  // it could not be predicted. Local names keep the inner loop in registers.
+  template <class Value>
+  void add(const int32_t* cols, int64_t n, const Value& value) {
+    float* sum = sum_.data();
+    int32_t* touched = touched_.data() + num_touched_;
+    for (int64_t p = 0; p < n; ++p) {
+      const int32_t col = cols[p];
+      const float term = value(p), before = sum[col];
+      *touched = col;
+      touched += (before == 0.f) & (term > 0.f);
+      sum[col] = before + term;
+    }
+    num_touched_ = touched - touched_.data();
   }
 
   // Calls take(col, sum) for each touched column, in the order of touching, and starts anew.
