@@ -91,6 +91,9 @@ def test_registering_again_changes_nothing() -> None:
         ("build_osnet_backbone", "x0_25", 128),
         ("build_mobilenetv2_backbone", "1.0x", 1280),
         ("build_shufflenetv2_backbone", "1.0x", 1024),
+        ("build_regnet_backbone", "200x", 368),
+        ("build_effnet_backbone", "b0", 1280),
+        ("build_repvgg_backbone", "A0", 1280),
     ],
 )
 def test_fastreids_backbones_serve_our_meta_architectures(
@@ -103,7 +106,7 @@ def test_fastreids_backbones_serve_our_meta_architectures(
         "MODEL.BACKBONE.FEAT_DIM": channels,
         "MODEL.HEADS.NUM_CLASSES": 8,
     }
-    model = build_model(make_cfg("MLT", tmp_path, changes))
+    model = build_model(make_cfg("MLT", tmp_path, changes)).to(memory_format=torch.channels_last)  # as in our engine
     model.set_pseudo_labels(torch.zeros(2, 4, dtype=torch.int64), 1)
     batch = {"images": images(), "targets": torch.zeros(4, dtype=torch.int64), "indices": torch.arange(4)}
     losses = model(batch | {"domains": torch.tensor([0, 0, 1, 1])})

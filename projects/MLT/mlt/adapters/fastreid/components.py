@@ -9,6 +9,7 @@ from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import Tensor, nn
+from torch.nn import functional
 from yacs.config import CfgNode
 
 import mlt.components  # noqa: F401  fills our registries
@@ -81,6 +82,9 @@ def _adopted(name: str) -> Callable[[CfgNode], nn.Module]:
         if cfg.MODEL.BACKBONE.NORM == "SyncBN":  # FastReID has no such name; the meta-architecture converts
             cfg = with_values(cfg, {"MODEL.BACKBONE.NORM": "BN"})
         net = BACKBONE_REGISTRY.get(name)(cfg)
+        for module in net.modules():
+            if type(module) is nn.Conv2d and _EveryOtherPixel.replaces(module):
+                module.__class__ = _EveryOtherPixel
         net.out_channels = cfg.MODEL.BACKBONE.FEAT_DIM
         net.load_pretrained = _keep
         if name == RESNET:
@@ -88,6 +92,20 @@ def _adopted(name: str) -> Callable[[CfgNode], nn.Module]:
         return net
 
     return backbone
+
+
+class _EveryOtherPixel(nn.Conv2d):
+    """A 1 x 1 convolution with a stride on three channels, as RepVGG begins: on a CPU its backward pass writes outside
+    its memory where images or weights are channels last, as ours are (torch 2.14.1). Without a stride it does not."""
+
+    @staticmethod
+    def replaces(conv: nn.Conv2d) -> bool:
+        """Whether it is such a convolution."""
+        return conv.in_channels == 3 and conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.padding == (0, 0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows, columns = self.stride
+        return functional.conv2d(images[..., ::rows, ::columns], self.weight, self.bias)
 
 
 def _keep(_path: str) -> None:
