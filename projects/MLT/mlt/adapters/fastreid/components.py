@@ -17,7 +17,7 @@ from mlt.adapters.fastreid.data import register_known_datasets
 from mlt.config import with_values
 from mlt.modeling.heads import MixtureLabelHead
 from mlt.modeling.net_config import describe_net
-from mlt.registry import BACKBONES, META_ARCHS
+from mlt.registry import BACKBONES, HEADS, META_ARCHS
 
 RESNET = "build_resnet_backbone"
 RESNET_KEYS = {  # our ResNet is FastReID's with these values
@@ -36,6 +36,9 @@ def register_components() -> None:
             META_ARCH_REGISTRY.register(META_ARCHS.get(name))
     if "MixtureLabelHead" not in REID_HEADS_REGISTRY._obj_map:
         REID_HEADS_REGISTRY._do_register("MixtureLabelHead", FastReIDHead)
+    for name in HEADS:
+        if name not in REID_HEADS_REGISTRY._obj_map:  # "EmbeddingHead" is FastReID's
+            REID_HEADS_REGISTRY._do_register(name, _head(name))
     for name in BACKBONE_REGISTRY._obj_map:
         if name not in BACKBONES:
             BACKBONES.register(name)(_adopted(name))
@@ -73,6 +76,21 @@ class FastReIDHead(MixtureLabelHead):
         if not self.training:
             return out.embeddings
         return {"cls_outputs": out.logits[0], "pred_class_logits": out.logits[0].detach(), "features": out.features}
+
+
+def _head(name: str) -> Callable[[CfgNode], nn.Module]:
+    """One of our heads by FastReID's build_heads, for meta-architectures that read a HeadOutput."""
+
+    def head(cfg: CfgNode) -> nn.Module:
+        who = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+        if who.__module__.startswith("fastreid."):
+            raise ValueError(
+                f"FastReID's {who.__name__} reads the logits of one classifier, which MODEL.HEADS.NAME {name} does not "
+                "give: take MixtureLabelHead, or one of the meta-architectures that mlt.adapters.fastreid registers"
+            )
+        return HEADS.get(name)(cfg, cfg.MODEL.BACKBONE.FEAT_DIM)
+
+    return head
 
 
 def _adopted(name: str) -> Callable[[CfgNode], nn.Module]:
