@@ -279,7 +279,7 @@ RUN_TIME = (  # flat gradients: also line 346; net tables: also effnet.py:253
     Mend("net tables", "modeling/backbones/regnet/regnet.py", 568, "regnet_cfg.merge_from_file(cfg_files)",
          "another current folder", lambda: not Path("fastreid/modeling/backbones/regnet").is_dir(), _find_net_tables),
     Mend("checkpoints", "utils/checkpoint.py", 216, 'torch.load(f, map_location=torch.device("cpu"))', "torch >= 2.6",
-         lambda: torch.__version__ >= (2, 6), _load_numbers),
+         lambda: torch.__version__ >= "2.6", _load_numbers),
     Mend("launch", "engine/launch.py", 81, 'backend="NCCL"', "no GPU", _no_gpu, _launch_on_cpu),
     Mend("DDP", "engine/defaults.py", 211, "device_ids=[comm.get_local_rank()]", "no GPU", _no_gpu,
          _parallelize_on_cpu),
