@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import subprocess
 import sys
@@ -36,13 +37,23 @@ def test_it_is_short(path: Path) -> None:
     assert len(SCRIPTS) == 4
 
 
-def test_embeddings_as_a_command(blobs: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cluster_embeddings", "24 clusters, "),
+        ("graph_for_scikit_learn", "DBSCAN: 24 clusters, .*\nHDBSCAN: 24 clusters, "),
+        ("memory_in_your_loop", "loss [\\d.]+ at the first step, "),
+    ],
+)
+def test_as_a_command(blobs: tuple[Tensor, Tensor], tmp_path: Path, name: str, words: str) -> None:
+    """labels_in_fastreid_baseline runs in tests/fastreid."""
     np.save(tmp_path / "in.npy", 7 * blobs[0].double().numpy())
-    script = FOLDER / "cluster_embeddings.py"
-    command = [sys.executable, str(script), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]
+    np.save(tmp_path / "labels.npy", blobs[1].numpy())
+    command = [sys.executable, str(FOLDER / f"{name}.py"), str(tmp_path / "in.npy"), str(tmp_path / "labels.npy")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=FOLDER.parents[2])
-    assert "24 clusters" in done.stdout
-    assert adjusted_rand_score(blobs[1], np.load(tmp_path / "out.npy")) > 0.95
+    assert re.match(words, done.stdout), done.stdout
+    if name == "cluster_embeddings":
+        assert adjusted_rand_score(blobs[1], np.load(tmp_path / "labels.npy")) > 0.95
 
 
 def test_a_memory_in_a_plain_loop(blobs: tuple[Tensor, Tensor]) -> None:

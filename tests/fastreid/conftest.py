@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mlt.data.synthetic import DomainSpec, render_domain
 
@@ -79,6 +80,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("fastreid")
+            if torch.cuda.is_available() and "gpu" not in item.keywords:
+                item.add_marker(pytest.mark.skip(reason='runs without CUDA devices: set CUDA_VISIBLE_DEVICES=""'))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import importlib.machinery
 import importlib.util
 import subprocess
 import sys
@@ -28,16 +29,35 @@ from torch import nn
 from mlt.adapters import compat
 
 MakeConfig = Callable[..., Any]
-ALL = [
-    mend for mend in compat.IMPORT_TIME + compat.RUN_TIME if mend.name != "torch._six"
-]  # newer than the package: none
+ALL = compat.IMPORT_TIME + compat.RUN_TIME
 
 
 @pytest.mark.parametrize("mend", ALL, ids=lambda mend: mend.name)
 def test_the_line_is_there(mend: compat.Mend) -> None:
-    """Of the published package; the newest git checkout needs one mend less."""
     (folder,) = importlib.util.find_spec("fastreid").submodule_search_locations
-    assert compat._is_in(Path(folder), mend) or mend.name == "torch._six"
+    lines = Path(folder, mend.file).read_text(encoding="utf-8").splitlines()
+    assert mend.line.strip() in lines[mend.number - 1]
+    assert compat._is_in(Path(folder), mend)
+
+
+def test_a_mend_is_applied_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A module that is imported anew finds what the former one did."""
+    again = importlib.util.module_from_spec(importlib.util.find_spec("mlt.adapters.compat"))
+    monkeypatch.setitem(sys.modules, "mlt.adapters.compat", again)
+    again.__spec__.loader.exec_module(again)
+    caplog.set_level("INFO")
+    before = SimpleTrainer.__init__
+    assert again.enable_modern_runtime()[-1] == "DDP"
+    assert SimpleTrainer.__init__ is before
+    assert "mended: " in caplog.text
+
+
+def test_a_folder_of_that_name_is_no_fastreid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "fastreid").mkdir()
+    spec = importlib.machinery.PathFinder.find_spec("fastreid", [str(tmp_path)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(ImportError, match="make fastreid"):
+        compat.enable_modern_runtime.__wrapped__()
 
 
 def test_nothing_outside_of_fastreid_stays_changed() -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.modeling import build_model
-from fastreid.modeling.heads import build_heads
+from fastreid.modeling.backbones import BACKBONE_REGISTRY
+from fastreid.modeling.heads import REID_HEADS_REGISTRY, build_heads
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.events import EventStorage
@@ -24,7 +25,7 @@ from mlt.config import get_cfg
 from mlt.modeling.layers import DomainBatchNorm
 from mlt.modeling.net_config import describe_net
 from mlt.modeling.weights import load_weights, to_fastreid
-from mlt.registry import BACKBONES, DATASETS, META_ARCHS
+from mlt.registry import BACKBONES, DATASETS, HEADS, META_ARCHS
 
 MakeConfig = Callable[..., Any]
 FASTREID_RESNET = {
@@ -78,10 +79,27 @@ def test_each_of_our_meta_architectures_is_registered_and_fastreids_own_stay() -
 
 
 def test_registering_again_changes_nothing() -> None:
-    before = [dict(registry._obj_map) for registry in (META_ARCH_REGISTRY, DATASET_REGISTRY)]
+    registries = (META_ARCH_REGISTRY, REID_HEADS_REGISTRY, BACKBONE_REGISTRY, DATASET_REGISTRY)
+    before = [dict(registry._obj_map) for registry in registries]
     register_components()
     importlib.reload(importlib.import_module("mlt.adapters.fastreid"))
-    assert before == [dict(registry._obj_map) for registry in (META_ARCH_REGISTRY, DATASET_REGISTRY)]
+    assert before == [dict(registry._obj_map) for registry in registries]
+
+
+@pytest.mark.parametrize("name", ["NeckHead", "TwoDepthMixtureHead", "TwoDepthEmbeddingHead"])
+def test_heads_are_built_by_fastreid(make_cfg: MakeConfig, tmp_path: Path, name: str) -> None:
+    changes = {"MODEL.HEADS.NAME": name, "MODEL.HEADS.NUM_CLASSES": 8, "MODEL.BACKBONE.FEAT_DIM": 32}
+    head = build_heads(make_cfg("MLT", tmp_path, changes))
+    assert type(head) is HEADS.get(name)
+    maps = torch.rand(4, 32, 4, 2), torch.rand(4, 16, 4, 2)
+    assert head(maps if name.startswith("Two") else maps[0]).embeddings.shape == (4, 32)
+    with pytest.raises(ValueError, match=f"FastReID's Baseline reads the logits .* {name} does not"):
+        build_model(make_cfg("Baseline", tmp_path, FASTREID_RESNET | changes))
+
+
+def test_each_of_our_heads_is_registered_and_fastreids_own_stay() -> None:
+    assert set(HEADS) <= set(REID_HEADS_REGISTRY._obj_map)
+    assert REID_HEADS_REGISTRY.get("EmbeddingHead").__module__.startswith("fastreid.")
 
 
 @pytest.mark.parametrize(
@@ -91,6 +109,9 @@ def test_registering_again_changes_nothing() -> None:
         ("build_osnet_backbone", "x0_25", 128),
         ("build_mobilenetv2_backbone", "1.0x", 1280),
         ("build_shufflenetv2_backbone", "1.0x", 1024),
+        ("build_regnet_backbone", "200x", 368),
+        ("build_effnet_backbone", "b0", 1280),
+        ("build_repvgg_backbone", "A0", 1280),
     ],
 )
 def test_fastreids_backbones_serve_our_meta_architectures(
@@ -103,7 +124,7 @@ def test_fastreids_backbones_serve_our_meta_architectures(
         "MODEL.BACKBONE.FEAT_DIM": channels,
         "MODEL.HEADS.NUM_CLASSES": 8,
     }
-    model = build_model(make_cfg("MLT", tmp_path, changes))
+    model = build_model(make_cfg("MLT", tmp_path, changes)).to(memory_format=torch.channels_last)  # as in our engine
     model.set_pseudo_labels(torch.zeros(2, 4, dtype=torch.int64), 1)
     batch = {"images": images(), "targets": torch.zeros(4, dtype=torch.int64), "indices": torch.arange(4)}
     losses = model(batch | {"domains": torch.tensor([0, 0, 1, 1])})
@@ -188,6 +209,30 @@ def test_our_engines_file_in_fastreid(make_cfg: MakeConfig, tmp_path: Path) -> N
         Checkpointer(baseline).load(str(tmp_path / "converted.pth"))
         found = nn.functional.normalize(baseline.eval()({"images": images()}))
         torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "neck", "words"),
+    [
+        ("GlobalAvgPool", True, ""),
+        ("GlobalMaxPool", True, "pools by FastReID's GlobalMaxPool"),
+        ("GlobalAvgPool", False, "no whole re-ID model"),
+    ],
+)
+def test_fastreids_baseline_loads_as_ours_or_not_at_all(
+    make_cfg: MakeConfig, tmp_path: Path, pooling: str, neck: bool, words: str
+) -> None:
+    changes = {"MODEL.HEADS.POOL_LAYER": pooling, "MODEL.HEADS.WITH_BNNECK": neck, "MODEL.HEADS.NUM_CLASSES": 0}
+    trainer = MLTTrainer(make_cfg("Baseline", tmp_path, FASTREID_RESNET | changes))
+    stir(trainer.model)
+    trainer.checkpointer.save("model_final")
+    if words:
+        with pytest.raises(ValueError, match=words):
+            mlt.load_model(tmp_path / "model_final.pth")
+        return
+    with torch.no_grad():
+        wanted = nn.functional.normalize(trainer.model.eval()({"images": images()}))
+        torch.testing.assert_close(mlt.load_model(tmp_path / "model_final.pth")(images()), wanted)
 
 
 def test_a_stem_that_differs_is_told(make_cfg: MakeConfig, tmp_path: Path) -> None:

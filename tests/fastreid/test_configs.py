@@ -11,7 +11,9 @@ import torch
 from fastreid.config import get_cfg
 from fastreid.modeling import build_model
 
+import mlt.config
 from mlt.adapters.fastreid import add_mlt_config
+from mlt.config import value_of
 from mlt.config.plug_in import ENGINE_KEYS
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +43,16 @@ def test_config(path: Path) -> None:
 def test_stage_one_and_two_pool_alike() -> None:
     one, two = (load(ROOT / f"projects/MLT/configs/fastreid/{name}.yml") for name in ("pretrain-duke", "Base-MLT"))
     assert one.MODEL.HEADS.POOL_LAYER == two.MODEL.HEADS.POOL_LAYER
+
+
+@pytest.mark.parametrize("method", ["MLT", "MMT"])
+def test_stage_two_is_that_of_our_engine(method: str) -> None:
+    theirs, ours = load(ROOT / f"projects/MLT/configs/fastreid/Base-{method}.yml"), mlt.config.get_cfg()
+    ours.merge_from_file(str(ROOT / f"configs/Base-{method}.yml"))
+    for key in ("SOLVER.AMP.ENABLED", "INPUT.REA.VALUE", "INPUT.REA.ENABLED", "SOLVER.BASE_LR", "SOLVER.IMS_PER_BATCH"):
+        assert value_of(theirs, key) == value_of(ours, key), key
+    assert theirs.PSEUDO_LABELS == ours.PSEUDO_LABELS
+    assert theirs.LABEL_TRANSPORT == ours.LABEL_TRANSPORT
 
 
 def test_keys_that_only_our_engine_reads_are_unknown_here() -> None:

@@ -46,6 +46,16 @@ def test_a_folder_has_cameras_and_nobody(make_cfg: MakeConfig, world: Path, tmp_
     assert {record.camid for record in records} == {0, 1, 2}
 
 
+def test_each_config_has_its_own_expression_for_cameras(make_cfg: MakeConfig, tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / f"a{number % 2}b{number % 3}_{number}.jpg").touch()
+    name, cameras = f"Folder@{tmp_path}", []
+    for expression in ("a(\\d)", "b(\\d)"):
+        register_datasets(make_cfg("MLT", tmp_path, {"DATASETS.TARGETS": (name,), "DATASETS.CAMERA_REGEX": expression}))
+        cameras.append(len({record.camid for record in read_train((name,))}))
+    assert cameras == [2, 3]
+
+
 def test_a_table_with_unknown_cameras_loses_no_match(make_cfg: MakeConfig, world: Path, tmp_path: Path) -> None:
     files = sorted((world / "station/bounding_box_train").iterdir())[:12]
     with (tmp_path / "t.csv").open("w", newline="") as file:

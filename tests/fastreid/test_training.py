@@ -140,6 +140,12 @@ def test_what_cannot_be_trained_says_so(make_cfg: Any, tmp_path: Path, changes: 
         MLTTrainer(make_cfg("MLT", tmp_path, changes))
 
 
+def test_a_gpu_that_is_not_used_must_be_hidden(make_cfg: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ValueError, match=r'MODEL.DEVICE is cpu.*hide it by CUDA_VISIBLE_DEVICES=""'):
+        MLTTrainer(make_cfg("MLT", tmp_path))
+
+
 def test_a_rate_that_would_reach_one_student_only_is_refused(make_cfg: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="first of two students"):
         MLTTrainer(make_cfg("MMT", tmp_path, {"SOLVER.HEADS_LR_FACTOR": 10.0}))

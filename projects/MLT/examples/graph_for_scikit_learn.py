@@ -1,4 +1,6 @@
-"""The neighbour graph of mlt_ops in scikit-learn's DBSCAN and HDBSCAN."""
+"""mlt_ops' neighbour graph in scikit-learn's DBSCAN and HDBSCAN: python graph_for_scikit_learn.py embeddings.npy"""
+
+import sys
 
 import numpy as np
 import torch
@@ -24,14 +26,14 @@ def connect(graph: csr_matrix) -> csr_matrix:
 
 
 def cluster(rows: Tensor, eps: float = 0.6, min_samples: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Labels [N] of both, -1 for noise.
-
-    Args:
-        rows: unit rows [N, D].
-        eps: of DBSCAN.
-        min_samples: of both.
-    """
+    """Labels [N] of both for rows [N, D], -1 for noise; `eps` is DBSCAN's."""
     graph = neighbour_graph(torch.nn.functional.normalize(rows))
     by_density = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed").fit_predict(graph)
     by_hierarchy = HDBSCAN(min_samples=min_samples, metric="precomputed", copy=True).fit_predict(connect(graph))
     return by_density, by_hierarchy
+
+
+if __name__ == "__main__":
+    rows = torch.from_numpy(np.load(sys.argv[1])).float()
+    for name, labels in zip(("DBSCAN", "HDBSCAN"), cluster(rows), strict=True):
+        print(f"{name}: {labels.max() + 1} clusters, {(labels < 0).sum()} of {len(labels)} are noise")

@@ -1,7 +1,5 @@
 """Only PseudoLabelHook and MixtureLabelHead, in FastReID's Baseline: it learns unlabelled images by their clusters."""
 
-from functools import partial
-
 import mlt.adapters.fastreid as door  # lets FastReID run here, so it comes first
 
 # isort: split
@@ -12,20 +10,18 @@ from mlt.structures import TARGET
 
 
 class ClusterTrainer(DefaultTrainer):
-    """DefaultTrainer as the host of a PseudoLabelHook, which asks for what stands below `build_hooks`."""
-
     @classmethod
     def build_train_loader(cls, cfg):
         door.register_datasets(cfg)
-        target, load = door.read_train(cfg.DATASETS.TARGETS), partial(door.load_identities, cfg)
-        sizes = cfg.SOLVER.ITERS_PER_EPOCH, cfg.SOLVER.IMS_PER_BATCH
-        return door.JointLoader([], target, load, False, *sizes)
+        target, sizes = door.read_train(cfg.DATASETS.TARGETS), (cfg.SOLVER.ITERS_PER_EPOCH, cfg.SOLVER.IMS_PER_BATCH)
+        return door.JointLoader([], target, lambda *images: door.load_identities(cfg, *images), False, *sizes)
 
     def build_hooks(self):
-        return [door.ForeignHook(PseudoLabelHook(self.cfg, self)), *super().build_hooks()]
+        hook = self.checkpointer.checkpointables["pseudo_labels"] = PseudoLabelHook(self.cfg, self)
+        return [door.ForeignHook(hook), *super().build_hooks()]
 
-    def extract_target(self):
-        net, target = self.model, self.data_loader.records[TARGET]
+    def extract_target(self):  # from here on: what the hook asks of who trains
+        target, net = self.data_loader.records[TARGET], self.model
         return door.embed_all(self.cfg, target, net, lambda images: net({"images": images}))
 
     def target_ids(self):
@@ -38,3 +34,7 @@ class ClusterTrainer(DefaultTrainer):
         self.data_loader.set_target_identities(labels.targets)
 
     log = staticmethod(print)
+
+
+if __name__ == "__main__":  # --config-file FILE [--resume] [KEY VALUE ...]
+    door.run(ClusterTrainer)

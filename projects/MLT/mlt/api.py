@@ -57,7 +57,7 @@ def open_checkpoint(
         RuntimeError: device "cuda" without a GPU.
     """
     content = load_checkpoint(os.fspath(path))
-    cfg = with_values(get_cfg(), net_config_of(content))
+    cfg = with_values(get_cfg(), net_config_of(content, path))
     cfg.defrost()
     cfg.merge_from_list(list(options))
     cfg.MODEL.DEVICE = device

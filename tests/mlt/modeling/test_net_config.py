@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mlt.modeling import build_model
 from mlt.modeling.net_config import NET_KEYS, describe_net, follow_weights, net_config_of, with_values
+from mlt.modeling.weights import to_fastreid
 
 
 def test_what_is_stored_is_what_is_read(cfg_of) -> None:
@@ -42,3 +45,18 @@ def test_our_own_weights_are_followed_by_what_they_store(cfg_of) -> None:
     assert follow_weights(cfg_of(), content).MODEL.BACKBONE.STEM_CEIL_POOL
     same = cfg_of("MODEL.BACKBONE.STEM_CEIL_POOL", True)
     assert follow_weights(same, content) == same
+
+
+def test_a_pooling_of_fastreid_that_no_tensor_shows(cfg_of, tmp_path: Path, caplog) -> None:
+    cfg = cfg_of("MODEL.HEADS.POOL_LAYER", "GlobalAvgPool", "MEAN_TEACHER.ENABLED", False)
+    content = to_fastreid({"model": build_model(cfg).state_dict(), "config": describe_net(cfg)})
+    path, beside = tmp_path / "model_final.pth", tmp_path / "config.yaml"
+    assert net_config_of(content, path)["MODEL.HEADS.POOL_LAYER"] == "GlobalAvgPool"
+    assert "the mean is assumed" in caplog.text
+    caplog.clear()
+    beside.write_text("MODEL: {HEADS: {POOL_LAYER: FastGlobalAvgPool}}")
+    assert net_config_of(content, path)["MODEL.HEADS.POOL_LAYER"] == "GlobalAvgPool"
+    assert caplog.text == ""
+    beside.write_text("MODEL: {HEADS: {POOL_LAYER: GlobalMaxPool}}")
+    with pytest.raises(ValueError, match=r"pools by FastReID's GlobalMaxPool .*config.yaml.*it has GlobalAvgPool"):
+        net_config_of(content, path)

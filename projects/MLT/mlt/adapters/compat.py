@@ -44,7 +44,8 @@ class Mend:
     Args:
         name: short name, for the log and for tests.
         file: the file of FastReID, below its package folder.
-        line: text in that file without which there is nothing to mend.
+        number: the line of that file in FastReID 1.4.0.
+        line: text of that line, without which there is nothing to mend.
         needs: where the line does not run.
         needed: whether that is here.
         apply: does it; returns nothing, or what takes it back after FastReID was imported.
@@ -52,6 +53,7 @@ class Mend:
 
     name: str
     file: str
+    number: int
     line: str
     needs: str
     needed: Callable[[], bool]
@@ -69,7 +71,7 @@ def enable_modern_runtime() -> tuple[str, ...]:
         ImportError: FastReID is not installed.
     """
     spec = importlib.util.find_spec("fastreid")
-    if spec is None or not spec.submodule_search_locations:
+    if spec is None or spec.origin is None or not spec.submodule_search_locations:  # no origin: any folder of that name
         raise ImportError(REMEDY)
     folder = Path(spec.submodule_search_locations[0])
     with _former_names(folder) as applied:
@@ -80,11 +82,13 @@ def enable_modern_runtime() -> tuple[str, ...]:
                 f"FastReID in {folder} needs {error.name}, which is not installed: run `make fastreid`, "
                 f"or `pip install {error.name}`"
             ) from error
+    mended = vars(sys.modules["fastreid"]).setdefault("mended", [])  # lives as long as what is mended
     for mend in RUN_TIME:
-        if _is_in(folder, mend) and mend.needed():
+        if mend.name not in mended and _is_in(folder, mend) and mend.needed():
             mend.apply()
-            applied.append(mend.name)
-    logger.debug("FastReID in %s: mended %s", folder, ", ".join(applied) or "nothing")
+            mended.append(mend.name)
+    applied += mended
+    logger.info("FastReID in %s, mended: %s", folder, ", ".join(applied) or "nothing")
     return tuple(applied)
 
 
@@ -202,6 +206,17 @@ def _rename_faiss_cast() -> None:
     module.faiss = types.SimpleNamespace(**names)
 
 
+def _find_net_tables() -> None:
+    """RegNet's and EfficientNet's tables are beside their code, which looks for them below the current folder."""
+    tables = _module("modeling.backbones.regnet.config").cfg
+    merge, root = tables.merge_from_file, Path(sys.modules["fastreid"].__file__ or "").parents[1]
+
+    def merge_from_file(path: str) -> None:
+        merge(str(root / path) if (root / path).is_file() else path)
+
+    vars(tables)["merge_from_file"] = merge_from_file
+
+
 def _load_numbers() -> None:
     """Files may hold NumPy numbers, as FastReID's own "metric"; they are read without running code."""
     _module("utils.checkpoint").Checkpointer._load_file = lambda self, f: load_checkpoint(f)
@@ -243,26 +258,29 @@ def _no_gpu() -> bool:
     return not torch.cuda.is_available()
 
 
-IMPORT_TIME = (
-    Mend("Mapping", "data/build.py", "from collections import Mapping", "Python >= 3.10",
+IMPORT_TIME = (  # Mapping: evaluation/testing.py:5 too
+    Mend("Mapping", "data/build.py", 12, "from collections import Mapping", "Python >= 3.10",
          lambda: not hasattr(collections, "Mapping"), _lend_mapping),
-    Mend("torch._six", "data/build.py", "\nfrom torch._six import", "torch >= 2.0",
+    Mend("torch._six", "data/build.py", 11, "\nfrom torch._six import", "torch >= 2.0",
          lambda: importlib.util.find_spec("torch._six") is None, _lend_torch_six),
 )  # fmt: skip
-RUN_TIME = (
-    Mend("flat gradients", "engine/train_loop.py", "self.optimizer.zero_grad()", "torch >= 2.0",
+RUN_TIME = (  # flat gradients: also line 346; net tables: also effnet.py:253
+    Mend("flat gradients", "engine/train_loop.py", 248, "self.optimizer.zero_grad()", "torch >= 2.0",
          lambda: inspect.signature(torch.optim.Optimizer.zero_grad).parameters["set_to_none"].default,
          _keep_flat_gradients),
-    Mend("ranking", "evaluation/rank_cylib/__init__.py", "sys.exit(1)", "no make, Cython or C compiler",
+    Mend("ranking", "evaluation/rank_cylib/__init__.py", 20, "sys.exit(1)", "no make, Cython or C compiler",
          lambda: importlib.util.find_spec("fastreid.evaluation.rank_cylib.rank_cy") is None, _rank_without_compiler),
-    Mend("loader", "data/data_utils.py", "self.stream = torch.cuda.Stream(", "no GPU", _no_gpu, _load_on_cpu),
-    Mend("affine", "data/transforms/build.py", "resample=False", "torchvision >= 0.15",
+    Mend("loader", "data/data_utils.py", 151, "self.stream = torch.cuda.Stream(", "no GPU", _no_gpu, _load_on_cpu),
+    Mend("affine", "data/transforms/build.py", 81, "resample=False", "torchvision >= 0.15",
          lambda: "resample" not in inspect.signature(transforms.RandomAffine).parameters, _rename_affine_options),
-    Mend("re-ranking", "utils/compute_dist.py", "features = features.cuda()", "no GPU", _no_gpu, _rerank_on_cpu),
-    Mend("faiss cast", "utils/faiss_utils.py", "cast_integer_to_long_ptr", "faiss 1.15",
+    Mend("re-ranking", "utils/compute_dist.py", 68, "features = features.cuda()", "no GPU", _no_gpu, _rerank_on_cpu),
+    Mend("faiss cast", "utils/faiss_utils.py", 19, "cast_integer_to_long_ptr", "faiss 1.15",
          lambda: not hasattr(importlib.import_module("faiss"), "cast_integer_to_long_ptr"), _rename_faiss_cast),
-    Mend("checkpoints", "utils/checkpoint.py", 'torch.load(f, map_location=torch.device("cpu"))', "torch >= 2.6",
-         lambda: True, _load_numbers),
-    Mend("launch", "engine/launch.py", 'backend="NCCL"', "no GPU", _no_gpu, _launch_on_cpu),
-    Mend("DDP", "engine/defaults.py", "device_ids=[comm.get_local_rank()]", "no GPU", _no_gpu, _parallelize_on_cpu),
+    Mend("net tables", "modeling/backbones/regnet/regnet.py", 568, "regnet_cfg.merge_from_file(cfg_files)",
+         "another current folder", lambda: not Path("fastreid/modeling/backbones/regnet").is_dir(), _find_net_tables),
+    Mend("checkpoints", "utils/checkpoint.py", 216, 'torch.load(f, map_location=torch.device("cpu"))', "torch >= 2.6",
+         lambda: torch.__version__ >= "2.6", _load_numbers),
+    Mend("launch", "engine/launch.py", 81, 'backend="NCCL"', "no GPU", _no_gpu, _launch_on_cpu),
+    Mend("DDP", "engine/defaults.py", 211, "device_ids=[comm.get_local_rank()]", "no GPU", _no_gpu,
+         _parallelize_on_cpu),
 )  # fmt: skip

@@ -150,7 +150,7 @@ def _evaluate_only(cfg: CfgNode) -> Results:
         raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS path/to/model.pth")
     state = load_checkpoint(cfg.MODEL.WEIGHTS)
     num_classes = num_classes_of(state) or 1  # classifiers do not enter evaluation
-    cfg = with_values(follow_weights(cfg, state), {"MODEL.HEADS.NUM_CLASSES": num_classes})
+    cfg = with_values(follow_weights(cfg, state, cfg.MODEL.WEIGHTS), {"MODEL.HEADS.NUM_CLASSES": num_classes})
     model = build_bare_model(cfg)
     logger.info("weights from %s: %s", cfg.MODEL.WEIGHTS, load_weights(model, state, domain=cfg.MODEL.WEIGHTS_DOMAIN))
     if cfg.TEST.ADAPT_BN:

@@ -70,7 +70,7 @@ def complete_config(cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence
     cfg.SOLVER.ITERS_PER_EPOCH = iters_per_epoch(cfg, len(source), len(target))
     cfg.freeze()
     path = _start_weights(cfg)
-    return follow_weights(cfg, load_checkpoint(path)) if path else cfg
+    return follow_weights(cfg, load_checkpoint(path), path) if path else cfg
 
 
 def _start_weights(cfg: CfgNode) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -11,8 +13,10 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from yacs.config import CfgNode
 
 from mlt.config import value_of, with_values
+from mlt.config.config import read_yaml
 from mlt.modeling.backbones.resnet import BLOCKS
 from mlt.modeling.weights import identify, is_backbone_only, net_tensors, stem_of
+from mlt.modeling.weights.peers import FASTREID
 
 logger = logging.getLogger(__name__)
 NET_KEYS = (
@@ -25,6 +29,7 @@ NET_KEYS = (
 )  # fmt: skip
 # wrong values of these leave no trace but bad features, so weights that are known to need others have their way
 FOLLOWED = ("MODEL.BACKBONE.STEM_RELU", "MODEL.BACKBONE.STEM_CEIL_POOL", "MODEL.HEADS.POOL_LAYER")
+FASTREID_MEANS = ("GlobalAvgPool", "FastGlobalAvgPool")
 
 
 def describe_net(cfg: CfgNode) -> dict[str, Any]:
@@ -36,25 +41,30 @@ def describe_net(cfg: CfgNode) -> dict[str, Any]:
     return {key: value_of(cfg, key) for key in NET_KEYS}
 
 
-def net_config_of(content: Mapping[str, Any]) -> dict[str, Any]:
+def net_config_of(content: Mapping[str, Any], path: str | os.PathLike[str] = "") -> dict[str, Any]:
     """Config keys with the values that a checkpoint's net needs.
 
     Taken from what our trainer stored; else from tensors (depth, width, IBN, non-local blocks, pooling) and from what
-    is known of the toolbox (stem). A pooling without a tensor is taken for the mean.
+    is known of the toolbox (stem). A pooling without a tensor is taken for the mean; FastReID has others, which the
+    config.yaml beside its checkpoint tells.
 
     Args:
         content: of a checkpoint.
+        path: of the checkpoint, if it was a file.
 
     Raises:
-        ValueError: not a state dict, or its backbone is no ResNet that this project has.
+        ValueError: not a state dict, its backbone is no ResNet that this project has, or it pools in another way.
     """
     stored = content.get("config")
     if isinstance(stored, Mapping):
         return dict(stored)
-    return {**_read_off(net_tensors(content)), **stem_of(content)}
+    found = {**_read_off(net_tensors(content)), **stem_of(content)}
+    if identify(content) is FASTREID and found["MODEL.HEADS.POOL_LAYER"] == "GlobalAvgPool":
+        _check_that_it_is_the_mean(Path(path))
+    return found
 
 
-def follow_weights(cfg: CfgNode, content: Mapping[str, Any]) -> CfgNode:
+def follow_weights(cfg: CfgNode, content: Mapping[str, Any], path: str | os.PathLike[str] = "") -> CfgNode:
     """The config with the stem and the pooling that re-ID weights were trained with; each change is logged.
 
     A bare backbone decides nothing: whoever trains from ImageNet weights may choose.
@@ -62,18 +72,31 @@ def follow_weights(cfg: CfgNode, content: Mapping[str, Any]) -> CfgNode:
     Args:
         cfg: not changed.
         content: of the checkpoint that the config starts from.
+        path: see `net_config_of`.
 
     Raises:
         ValueError: see `net_config_of`.
     """
     if is_backbone_only(content):
         return cfg
-    wanted = net_config_of(content)
+    wanted = net_config_of(content, path)
     changes = {key: wanted[key] for key in FOLLOWED if key in wanted and wanted[key] != value_of(cfg, key)}
     for key, value in changes.items():
         logger.warning("%s is %s, because the weights (names of %s) were trained so; the config had %s", key, value,
                        identify(content).name, value_of(cfg, key))  # fmt: skip
     return with_values(cfg, changes)
+
+
+def _check_that_it_is_the_mean(path: Path) -> None:
+    beside = path.with_name("config.yaml") if path.name else path
+    heads = read_yaml(str(beside)).get("MODEL", {}).get("HEADS", {}) if beside.is_file() else {}
+    if "POOL_LAYER" not in heads:
+        logger.warning("no config.yaml beside %s tells how this FastReID net pools: the mean is assumed", path)
+    elif heads["POOL_LAYER"] not in FASTREID_MEANS:
+        raise ValueError(
+            f"{path} pools by FastReID's {heads['POOL_LAYER']} (MODEL.HEADS.POOL_LAYER in {beside}), which this "
+            f"project does not have; it has {', '.join(FASTREID_MEANS)} and GeneralizedMeanPoolingP"
+        )
 
 
 def _read_off(net: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from mlt.adapters.fastreid.data import (  # noqa: E402
     register_datasets,
 )
 from mlt.adapters.fastreid.joint_loader import JointLoader  # noqa: E402
+from mlt.adapters.fastreid.run import run  # noqa: E402
 from mlt.adapters.fastreid.trainer import ForeignHook, MLTTrainer  # noqa: E402
 from mlt.config import add_mlt_config  # noqa: E402
 
@@ -35,4 +36,5 @@ __all__ = [
     "read_train",
     "register_components",
     "register_datasets",
+    "run",
 ]

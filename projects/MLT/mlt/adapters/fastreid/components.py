@@ -9,6 +9,7 @@ from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import Tensor, nn
+from torch.nn import functional
 from yacs.config import CfgNode
 
 import mlt.components  # noqa: F401  fills our registries
@@ -16,7 +17,7 @@ from mlt.adapters.fastreid.data import register_known_datasets
 from mlt.config import with_values
 from mlt.modeling.heads import MixtureLabelHead
 from mlt.modeling.net_config import describe_net
-from mlt.registry import BACKBONES, META_ARCHS
+from mlt.registry import BACKBONES, HEADS, META_ARCHS
 
 RESNET = "build_resnet_backbone"
 RESNET_KEYS = {  # our ResNet is FastReID's with these values
@@ -35,6 +36,9 @@ def register_components() -> None:
             META_ARCH_REGISTRY.register(META_ARCHS.get(name))
     if "MixtureLabelHead" not in REID_HEADS_REGISTRY._obj_map:
         REID_HEADS_REGISTRY._do_register("MixtureLabelHead", FastReIDHead)
+    for name in HEADS:
+        if name not in REID_HEADS_REGISTRY._obj_map:  # "EmbeddingHead" is FastReID's
+            REID_HEADS_REGISTRY._do_register(name, _head(name))
     for name in BACKBONE_REGISTRY._obj_map:
         if name not in BACKBONES:
             BACKBONES.register(name)(_adopted(name))
@@ -74,6 +78,21 @@ class FastReIDHead(MixtureLabelHead):
         return {"cls_outputs": out.logits[0], "pred_class_logits": out.logits[0].detach(), "features": out.features}
 
 
+def _head(name: str) -> Callable[[CfgNode], nn.Module]:
+    """One of our heads by FastReID's build_heads, for meta-architectures that read a HeadOutput."""
+
+    def head(cfg: CfgNode) -> nn.Module:
+        who = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+        if who.__module__.startswith("fastreid."):
+            raise ValueError(
+                f"FastReID's {who.__name__} reads the logits of one classifier, which MODEL.HEADS.NAME {name} does not "
+                "give: take MixtureLabelHead, or one of the meta-architectures that mlt.adapters.fastreid registers"
+            )
+        return HEADS.get(name)(cfg, cfg.MODEL.BACKBONE.FEAT_DIM)
+
+    return head
+
+
 def _adopted(name: str) -> Callable[[CfgNode], nn.Module]:
     """One of FastReID's backbones, as our meta-architectures want them."""
 
@@ -81,6 +100,9 @@ def _adopted(name: str) -> Callable[[CfgNode], nn.Module]:
         if cfg.MODEL.BACKBONE.NORM == "SyncBN":  # FastReID has no such name; the meta-architecture converts
             cfg = with_values(cfg, {"MODEL.BACKBONE.NORM": "BN"})
         net = BACKBONE_REGISTRY.get(name)(cfg)
+        for module in net.modules():
+            if type(module) is nn.Conv2d and _EveryOtherPixel.replaces(module):
+                module.__class__ = _EveryOtherPixel
         net.out_channels = cfg.MODEL.BACKBONE.FEAT_DIM
         net.load_pretrained = _keep
         if name == RESNET:
@@ -88,6 +110,20 @@ def _adopted(name: str) -> Callable[[CfgNode], nn.Module]:
         return net
 
     return backbone
+
+
+class _EveryOtherPixel(nn.Conv2d):
+    """A 1 x 1 convolution with a stride on three channels, as RepVGG begins: on a CPU its backward pass writes outside
+    its memory where images or weights are channels last, as ours are (torch 2.14.1). Without a stride it does not."""
+
+    @staticmethod
+    def replaces(conv: nn.Conv2d) -> bool:
+        """Whether it is such a convolution."""
+        return conv.in_channels == 3 and conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.padding == (0, 0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows, columns = self.stride
+        return functional.conv2d(images[..., ::rows, ::columns], self.weight, self.bias)
 
 
 def _keep(_path: str) -> None:

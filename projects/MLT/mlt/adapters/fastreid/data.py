@@ -38,23 +38,26 @@ def register_datasets(cfg: CfgNode) -> None:
     """Make `Name@PATH`, `Folder@PATH` and `csv@FILE` of a config known to FastReID, whose registry takes names only.
 
     Args:
-        cfg: a tree with DATASETS.{NAMES, TESTS, TARGETS, CAMERA_REGEX}.
+        cfg: a tree with DATASETS.{NAMES, TESTS, TARGETS, CAMERA_REGEX}; the expression of the last call counts.
     """
     for name in (*cfg.DATASETS.NAMES, *cfg.DATASETS.TARGETS, *cfg.DATASETS.TESTS):
-        if "@" in name and name not in DATASET_REGISTRY._obj_map:
-            DATASET_REGISTRY.register(_dataset(name, cfg.DATASETS.CAMERA_REGEX))
+        if "@" in name:
+            if name not in DATASET_REGISTRY._obj_map:
+                DATASET_REGISTRY.register(_dataset(name))
+            DATASET_REGISTRY.get(name).camera_regex = cfg.DATASETS.CAMERA_REGEX
 
 
-def _dataset(name: str, camera_regex: str = "") -> type:
+def _dataset(name: str) -> type:
     """A class of FastReID's kind that reads by our reader."""
 
     def init(self: Any, root: str = "datasets", **options: Any) -> None:
-        found = read_dataset(name, root=root, camera_regex=camera_regex)
+        found = read_dataset(name, root=root, camera_regex=self.camera_regex)
         train = [(r.path, _named(name, r.pid), _named(name, r.camid)) for r in found.train]
         query, gallery = (lambda: _test_items(found)[0]), (lambda: _test_items(found)[1])
         ImageDataset.__init__(self, train, query, gallery, **options)
 
-    return type(name, (ImageDataset,), {"__init__": init, "dataset_name": name, "__module__": __name__})
+    members = {"__init__": init, "dataset_name": name, "camera_regex": "", "__module__": __name__}
+    return type(name, (ImageDataset,), members)
 
 
 def _named(name: str, number: int) -> str:

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from fastreid.data import build as host_data
 from fastreid.engine import DefaultTrainer
 from fastreid.engine.train_loop import HookBase
@@ -283,6 +284,9 @@ def _check(cfg: CfgNode) -> None:
         < 1,
         "PSEUDO_LABELS.SCHEDULE restart goes back to Stage I: give its weights by MODEL.WEIGHTS or PRETRAIN.WEIGHTS, "
         "or choose warm": cfg.PSEUDO_LABELS.SCHEDULE == "restart" and not _start_weights(cfg),
+        'MODEL.DEVICE is cpu, but FastReID loads to the GPU where there is one: hide it by CUDA_VISIBLE_DEVICES=""': (
+            cfg.MODEL.DEVICE == "cpu" and torch.cuda.is_available()
+        ),
         "SOLVER.HEADS_LR_FACTOR and SOLVER.FREEZE_ITERS reach the first of two students only": several
         and (cfg.SOLVER.HEADS_LR_FACTOR != 1 or cfg.SOLVER.FREEZE_ITERS > 0),
     }
