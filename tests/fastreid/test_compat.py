@@ -6,6 +6,7 @@ import collections
 import functools
 import importlib.machinery
 import importlib.util
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,6 +31,11 @@ from mlt.adapters import compat
 
 MakeConfig = Callable[..., Any]
 ALL = compat.IMPORT_TIME + compat.RUN_TIME
+OSNET = {
+    "MODEL.BACKBONE.NAME": "build_osnet_backbone",
+    "MODEL.BACKBONE.DEPTH": "x0_25",
+    "MODEL.BACKBONE.FEAT_DIM": 128,
+}
 
 
 @pytest.mark.parametrize("mend", ALL, ids=lambda mend: mend.name)
@@ -84,6 +90,28 @@ def test_a_fastreid_that_needs_nothing_is_left_alone(tmp_path: Path) -> None:
     assert done.stdout.strip() == f"() {package}/__init__.py"
 
 
+def test_a_git_checkout_on_the_path(tmp_path: Path) -> None:
+    """Its data/build.py asks for the version of torch, which the published one does not; all else is the same."""
+    (folder,) = importlib.util.find_spec("fastreid").submodule_search_locations
+    package = shutil.copytree(folder, tmp_path / "fastreid", ignore=shutil.ignore_patterns("__pycache__"))
+    loader = package / "data/build.py"
+    asked = "from torch._six import string_classes\n"
+    guarded = f"if torch.__version__ < '2':\n    {asked}else:\n    string_classes = str\n"
+    loader.write_text(loader.read_text().replace(asked, guarded))
+    code = "import mlt.adapters.fastreid, fastreid; from mlt.adapters.compat import enable_modern_runtime as e"
+    paths = [str(tmp_path), *map(str, filter(None, sys.path))]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {paths}; {code}; print(fastreid.__file__, *e())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    where, *mended = done.stdout.splitlines()[-1].split(" ", 1)
+    assert where == f"{package}/__init__.py"
+    assert "flat gradients" in mended[0]
+    assert "torch._six" not in mended[0]
+
+
 class Toy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -107,26 +135,32 @@ def test_flat_gradients(make_cfg: MakeConfig, tmp_path: Path, mended: bool) -> N
     assert torch.equal(before, model.heads.weight) != mended
 
 
-def test_fastreids_own_trainer_trains_and_evaluates(make_cfg: MakeConfig, tmp_path: Path) -> None:
-    """Its Baseline, optimizer and loop without anything of ours but the data."""
+def test_fastreids_own_trainer_trains_evaluates_and_goes_on(make_cfg: MakeConfig, tmp_path: Path) -> None:
+    """Its Baseline, optimizer with flat parameters and loop, without anything of ours but the data."""
     from mlt.adapters.fastreid import register_datasets
 
-    changes = {
-        "MODEL.BACKBONE.NAME": "build_osnet_backbone",
-        "MODEL.BACKBONE.DEPTH": "x0_25",
-        "MODEL.BACKBONE.FEAT_DIM": 128,
-        "SOLVER.MAX_EPOCH": 1,
-        "TEST.EVAL_PERIOD": 1,
-    }
-    cfg = make_cfg("Baseline", tmp_path, changes)
-    register_datasets(cfg)
-    trainer = DefaultTrainer(cfg)
-    before = {name: value.clone() for name, value in trainer.model.named_parameters() if value.requires_grad}
-    assert trainer.train()["mAP"] > 0
-    now = dict(trainer.model.named_parameters())
-    still = [name for name in before if torch.equal(before[name], now[name])]
-    assert all(".gate." in name for name in still), still  # a gate may be shut: no gradient
-    assert len(still) < len(before) / 10
+    def make(epochs: int) -> DefaultTrainer:
+        cfg = make_cfg("Baseline", tmp_path, OSNET | {"SOLVER.MAX_EPOCH": epochs, "TEST.EVAL_PERIOD": epochs})
+        register_datasets(cfg)
+        return DefaultTrainer(cfg)
+
+    def train(trainer: DefaultTrainer) -> float:
+        before = {name: value.clone() for name, value in trainer.model.named_parameters() if value.requires_grad}
+        results = trainer.train()
+        now = dict(trainer.model.named_parameters())
+        still = [name for name in before if torch.equal(before[name], now[name])]
+        assert all(".gate." in name for name in still), still  # a gate may be shut: no gradient
+        assert len(still) < len(before) / 10
+        return results["mAP"]
+
+    first = make(1)
+    assert train(first) > 0
+    again = make(2)
+    again.resume_or_load(resume=True)
+    assert again.start_epoch == 1
+    restored = again.model.state_dict()
+    assert [name for name, value in first.model.state_dict().items() if not torch.equal(value, restored[name])] == []
+    assert train(again) > 0
 
 
 def test_ranking_goes_on_without_a_compiler(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -36,17 +36,17 @@ def train_and_tell(cfg: Any, out: str) -> None:
     torch.save(state, Path(out, f"rank{comm.get_rank()}.pt"))
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_two_processes_train_one_model(make_cfg: MakeConfig, tmp_path: Path, num_workers: int) -> None:
+@pytest.mark.parametrize(("method", "num_workers"), [("MLT", 0), ("MLT", 1), ("MMT", 0)])
+def test_two_processes_train_one_model(make_cfg: MakeConfig, tmp_path: Path, method: str, num_workers: int) -> None:
     from fastreid.engine import launch
 
     options = {"SOLVER.MAX_EPOCH": 1, "TEST.EVAL_PERIOD": 1, "DATALOADER.NUM_WORKERS": num_workers}
-    cfg = make_cfg("MLT", tmp_path, options)
+    cfg = make_cfg(method, tmp_path, options)
     launch(train_and_tell, 2, dist_url="auto", args=(cfg, str(tmp_path)))
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     batches = [state.pop("batch") for state in (first, second)]
-    assert [len(batch) for batch in batches] == [16, 16]
-    assert not set(batches[0][8:].tolist()) & set(batches[1][8:].tolist())
+    assert [len(batch) for batch in batches] == [16 if method == "MLT" else 8] * 2  # with source images, and without
+    assert not set(batches[0][-8:].tolist()) & set(batches[1][-8:].tolist())
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
     alone = door.MLTTrainer(cfg)
@@ -92,18 +92,36 @@ def last_map(printed: str) -> str:
     return re.findall(r"\| \S+station +\|.*?\|.*?\|.*?\| (\d+\.\d+)", printed)[-1]
 
 
-@pytest.mark.slow
-def test_the_command_line_is_killed_and_goes_on(make_cfg: MakeConfig, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    config = tmp_path / "config.yml"
-    config.write_text(make_cfg("MLT", out, {"SOLVER.MAX_EPOCH": 200}).dump())
+def start_and_kill(config: Path, out: Path) -> int:
+    """The command line, killed once two epochs are saved. Number of the saved epochs."""
     killed = subprocess.Popen(command(config), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + LIMIT
     while not (out / "model_0001.pth").exists() and time.monotonic() < end:
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
-    done = int(re.findall(r"\d+", (out / "last_checkpoint").read_text())[0]) + 1
+    return int(re.findall(r"\d+", (out / "last_checkpoint").read_text())[0]) + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["MLT", "MMT"])
+def test_the_command_line_is_killed_and_goes_on(make_cfg: MakeConfig, tmp_path: Path, method: str) -> None:
+    out = tmp_path / "run"
+    config = tmp_path / "config.yml"
+    config.write_text(make_cfg(method, out, {"SOLVER.MAX_EPOCH": 200}).dump())
+    done = start_and_kill(config, out)
+
+    saved = torch.load(out / (out / "last_checkpoint").read_text(), weights_only=False)
+    again = door.MLTTrainer(make_cfg(method, out, {"SOLVER.MAX_EPOCH": done + 1}))
+    again.resume_or_load(resume=True)
+    assert again.start_epoch == done
+    labels = again.checkpointer.checkpointables["pseudo_labels"].labels.labels
+    assert torch.equal(labels, saved["pseudo_labels"]["labels"])
+    teachers = {name: value for name, value in again.adaptive.state_dict().items() if "teacher." in name}
+    assert len(teachers) > 40
+    assert [name for name, value in teachers.items() if not torch.equal(value, saved["model"][name])] == []
+    if method == "MMT":
+        return
 
     printed = call(config, "--resume", "SOLVER.MAX_EPOCH", str(done + 1), "TEST.EVAL_PERIOD", "1")
     assert f"Starting training from epoch {done}" in printed
