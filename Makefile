@@ -53,7 +53,7 @@ types: install
 test: export OMP_WAIT_POLICY ?= PASSIVE
 test: lint types fastreid
 	$(BIN)/python -m pytest --timeout=600
-	! nvidia-smi -L > /dev/null 2>&1 || CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest --timeout=600 tests/fastreid
+	@! nvidia-smi -L > /dev/null 2>&1 || CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest --timeout=600 tests/fastreid
 
 wheel: $(VENV)/.requirements
 	TORCH_CUDA_ARCH_LIST="$(WHEEL_ARCHS)" $(BIN)/python -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .
