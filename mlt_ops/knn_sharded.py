@@ -75,8 +75,7 @@ def _agree(features: Tensor, k: int, group: dist.ProcessGroup) -> tuple[Tensor, 
         mine = [len(rows), rows.shape[1], k]
     except ValueError as error:
         refused, mine = error, [-1, -1, -1]
-    device = features.device if isinstance(features, Tensor) else "cpu"
-    everyone = _gather.gather_numbers(mine, torch.device(device), group)
+    everyone = _gather.gather_numbers(mine, features.device, group)
     if refused is not None:
         raise refused
     sizes = [int(size) for size, _, _ in everyone]

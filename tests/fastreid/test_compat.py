@@ -74,20 +74,20 @@ def test_nothing_outside_of_fastreid_stays_changed() -> None:
     assert importlib.import_module("torchvision.transforms").RandomAffine.__module__.startswith("torchvision.")
 
 
+def printed_with_first_on_path(folder: Path, code: str) -> str:
+    """What a fresh interpreter prints that looks for modules in a folder before all others."""
+    paths = [str(folder), *map(str, filter(None, sys.path))]
+    words = [sys.executable, "-c", f"import sys; sys.path[:0] = {paths}; {code}"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
 def test_a_fastreid_that_needs_nothing_is_left_alone(tmp_path: Path) -> None:
     package = tmp_path / "fastreid"
     (package / "engine").mkdir(parents=True)
     for folder in (package, package / "engine"):
         (folder / "__init__.py").touch()
     code = "from mlt.adapters.compat import enable_modern_runtime as e; print(e(), __import__('fastreid').__file__)"
-    paths = [str(tmp_path), *map(str, filter(None, sys.path))]
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:0] = {paths}; {code}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == f"() {package}/__init__.py"
+    assert printed_with_first_on_path(tmp_path, code).strip() == f"() {package}/__init__.py"
 
 
 def test_a_git_checkout_on_the_path(tmp_path: Path) -> None:
@@ -99,14 +99,8 @@ def test_a_git_checkout_on_the_path(tmp_path: Path) -> None:
     guarded = f"if torch.__version__ < '2':\n    {asked}else:\n    string_classes = str\n"
     loader.write_text(loader.read_text().replace(asked, guarded))
     code = "import mlt.adapters.fastreid, fastreid; from mlt.adapters.compat import enable_modern_runtime as e"
-    paths = [str(tmp_path), *map(str, filter(None, sys.path))]
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:0] = {paths}; {code}; print(fastreid.__file__, *e())"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    where, *mended = done.stdout.splitlines()[-1].split(" ", 1)
+    printed = printed_with_first_on_path(tmp_path, f"{code}; print(fastreid.__file__, *e())")
+    where, *mended = printed.splitlines()[-1].split(" ", 1)
     assert where == f"{package}/__init__.py"
     assert "flat gradients" in mended[0]
     assert "torch._six" not in mended[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -64,7 +64,9 @@ def _evaluate_set(cfg: CfgNode, model: ReidModel, data: ReidSet) -> dict[str, di
         centre = False
     rows = {}
     for net in model.nets:
-        embed = functools.partial(_both_sides if cfg.TEST.FLIP.ENABLED else _one_side, model, net)
+        embed = functools.partial(model.evaluate, net=net)
+        if cfg.TEST.FLIP.ENABLED:
+            embed = functools.partial(_both_sides, embed)
         features = extract(embed, build_test_loader(cfg, records), len(records), model.device)
         variants = {net: features} | ({f"{net} centred": center_cameras(features, camids)} if centre else {})
         for name, variant in variants.items():
@@ -74,13 +76,9 @@ def _evaluate_set(cfg: CfgNode, model: ReidModel, data: ReidSet) -> dict[str, di
     return rows
 
 
-def _one_side(model: ReidModel, net: str, images: Tensor) -> Tensor:
-    return model.evaluate(images, net=net)
-
-
-def _both_sides(model: ReidModel, net: str, images: Tensor) -> Tensor:
+def _both_sides(embed: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Unit mean of the features of images and of their mirror images."""
-    return normalize(model.evaluate(images, net=net) + model.evaluate(images.flip(-1), net=net))
+    return normalize(embed(images) + embed(images.flip(-1)))
 
 
 def rankings(cfg: CfgNode) -> dict[str, Ranking]:

@@ -52,7 +52,7 @@ def _main(trainer: type[DefaultTrainer], args: argparse.Namespace) -> Any:
         cfg.defrost()
         cfg.MODEL.BACKBONE.PRETRAIN = False
         model = trainer.build_model(cfg)
-        print(load_weights(model, cfg.MODEL.WEIGHTS))
+        print(load_weights(model, cfg.MODEL.WEIGHTS, domain=cfg.MODEL.WEIGHTS_DOMAIN))
         return trainer.test(cfg, model)
 
 

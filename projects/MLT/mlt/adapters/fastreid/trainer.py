@@ -218,7 +218,7 @@ class MLTTrainer(ModelLabelHost, DefaultTrainer):
             return
         paths = _start_weights(self.cfg)
         if paths:
-            load_start(self.adaptive, paths)
+            load_start(self.adaptive, paths, self.cfg.MODEL.WEIGHTS_DOMAIN)
         if self.cfg.PRETRAIN.ADAPT_BN:
             adapt_batch_norm(self.adaptive, load_all(self.cfg, shuffled(self.data_loader.records[TARGET])))
         if self.cfg.PSEUDO_LABELS.SCHEDULE == "restart":
