@@ -37,7 +37,7 @@ from torch import Tensor
 
 import mlt_ops
 from mlt_ops._inputs import as_features, as_neighbors
-from mlt_ops._sparse import mirror, neighborhood_order, transpose
+from mlt_ops._sparse import mirror, neighborhood_order, renumbered, transpose
 from mlt_ops.expand_query import unchecked_expand_query
 from mlt_ops.jaccard import jaccard_rows
 from mlt_ops.k_reciprocal import unchecked_k_reciprocal
@@ -137,11 +137,12 @@ def run_mlt_ops(features: Tensor, neighbors: mlt_ops.Neighbors) -> tuple[Stages,
     rows = stages("check features", as_features, features, "bench")
     found = stages("check neighbours", as_neighbors, neighbors, num_rows, rows.device, K1, "bench")
     order = stages("order", neighborhood_order, found.index)
-    sets = stages("k_reciprocal", unchecked_k_reciprocal, rows, found, K1, "clustering", None, order)
-    expanded = stages("expand_query", unchecked_expand_query, sets, found, K2, num_rows, order)
+    near = stages("renumber", renumbered, found, order)
+    sets = stages("k_reciprocal", unchecked_k_reciprocal, rows, order, near, K1, "clustering", None)
+    expanded = stages("expand_query", unchecked_expand_query, sets, near, K2, num_rows)
     columns = stages("transpose", transpose, *expanded, num_rows)
-    lower = stages("jaccard", jaccard_rows, expanded, columns, EPS, order)
-    whole = stages("mirror", mirror, *lower)
+    lower = stages("jaccard", jaccard_rows, expanded, columns, EPS, 0, num_rows)
+    whole = stages("mirror", mirror, *lower, order)
     distance = mlt_ops.SparseDistance.unchecked(*whole, num_rows, EPS)
     labels = stages("dbscan", mlt_ops.dbscan, distance, eps=EPS, min_samples=MIN_SAMPLES)
     figures = {

@@ -1,4 +1,4 @@
-"""What the operators on sparse rows share: in which order to build rows, piece by piece, transposing, mirroring."""
+"""What the operators on sparse rows share: how to number and build them, transposing, mirroring."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mlt_ops._library import has_cuda, has_extension, require_extension
-from mlt_ops.structures import SparseRows
+from mlt_ops.structures import Neighbors, row_of_entries
 
 Csr = tuple[Tensor, Tensor, Tensor]  # rowptr or colptr, col or row, value
 _ROWS_PER_CALL = 8192  # a call lasts a fraction of a second: between two calls Python sees Ctrl-C
@@ -35,9 +35,9 @@ def require_kernels(op: str, device: torch.device) -> None:
 
 
 def neighborhood_order(index: Tensor) -> Tensor:
-    """All rows [N] int32, neighbours next to one another: a row that is built finds in the caches what it needs.
+    """All rows [N] int32, neighbours next to one another, so that work on them finds in the caches what it needs.
 
-    They are sorted by the lowest of the rows nearest to their nearest. The order of building changes no result.
+    They are sorted by the lowest of the rows nearest to their nearest.
 
     Args:
         index: [N, k] int32, each row's neighbours, nearest first.
@@ -48,44 +48,52 @@ def neighborhood_order(index: Tensor) -> Tensor:
     return lowest.argsort(stable=True).int()
 
 
-def pieces_of(order: Tensor) -> tuple[Tensor, ...]:
-    """The rows of one call after another.
+def places(order: Tensor) -> Tensor:
+    """Where each row stands in an order, [N] int32.
 
     Args:
-        order: [M] rows.
+        order: [N] int32, all rows.
     """
-    return order.split(_ROWS_PER_CALL) if len(order) else ()
+    return torch.empty_like(order).scatter_(
+        0, order.long(), torch.arange(len(order), dtype=torch.int32, device=order.device)
+    )
 
 
-def build_rows(build: Callable[[Tensor], Csr], order: Tensor, first: int = 0) -> Csr:
-    """Some neighbouring rows as CSR, ascending, from an operator that builds any rows at a time.
+def renumbered(neighbors: Neighbors, order: Tensor) -> Neighbors:
+    """The same neighbour lists for rows that are called by their places in an order.
 
     Args:
-        build: called with rows [m] int32; returns entries per row, columns, values.
-        order: [M] the rows first..first + M - 1, in the order in which to build them.
-        first: the lowest of them.
+        neighbors: distances and int32 indices [N, k].
+        order: [N] int32, all rows.
     """
-    pieces = [(piece.long() - first, *build(piece)) for piece in pieces_of(order)]
-    rowptr = torch.zeros(len(order) + 1, dtype=torch.int64, device=order.device)
-    for place, count, _, _ in pieces:
-        rowptr[place + 1] = count
-    rowptr = rowptr.cumsum(0)
-    nnz = sum(len(col) for _, _, col, _ in pieces)
-    all_cols = torch.empty(nnz, dtype=torch.int32, device=order.device)
-    all_values = torch.empty(nnz, device=order.device)
-    for place, count, col, value in pieces:
-        if col.is_cuda:
-            entries = _spread(rowptr[place], count, len(col))
-            all_cols[entries], all_values[entries] = col, value
-        else:
-            torch.ops.mlt_ops.place_rows(rowptr[place], count, col, value, all_cols, all_values)
-    return rowptr, all_cols, all_values
+    distance, index = (part.index_select(0, order) for part in neighbors)
+    return Neighbors(distance, places(order)[index])
 
 
-def _spread(first: Tensor, count: Tensor, total: int) -> Tensor:
-    """first[0], first[0] + 1, ... count[0] numbers, then those from first[1], and so on; `total` of them."""
-    shift = first - (count.cumsum(0) - count)
-    return shift.repeat_interleave(count, output_size=total) + torch.arange(total, device=first.device)
+def row_pieces(begin: int, end: int) -> list[tuple[int, int]]:
+    """First rows and rows after the last of the calls that work on rows begin..end.
+
+    Args:
+        begin: first row.
+        end: row after the last.
+    """
+    return [(i, min(i + _ROWS_PER_CALL, end)) for i in range(begin, end, _ROWS_PER_CALL)]
+
+
+def build_rows(build: Callable[[int, int], Csr], begin: int, end: int, device: torch.device) -> Csr:
+    """Rows begin..end as CSR, from an operator that builds some rows at a time.
+
+    Args:
+        build: called with the first row and the row after the last; returns entries per row, columns, values.
+        begin: first row.
+        end: row after the last.
+        device: where the rows are.
+    """
+    pieces = [build(*piece) for piece in row_pieces(begin, end)]
+    empty = torch.zeros(0, dtype=torch.int32, device=device)
+    pieces = pieces or [(empty.long(), empty, empty.float())]
+    count, col, value = pieces[0] if len(pieces) == 1 else map(torch.cat, zip(*pieces))
+    return torch.nn.functional.pad(count.cumsum(0), (1, 0)), col, value
 
 
 def transpose(rowptr: Tensor, col: Tensor, value: Tensor, num_cols: int) -> Csr:
@@ -101,8 +109,7 @@ def transpose(rowptr: Tensor, col: Tensor, value: Tensor, num_cols: int) -> Csr:
         return _transpose_cpu(rowptr, col, value, num_cols)
     sorted_col, order = col.sort(stable=True)
     colptr = torch.searchsorted(sorted_col, torch.arange(num_cols + 1, dtype=torch.int32, device=col.device))
-    row = SparseRows.unchecked(rowptr, col, value, num_cols).row_of_entries()
-    return colptr, row[order], value[order]
+    return colptr, row_of_entries(rowptr, len(col))[order], value[order]
 
 
 def _transpose_cpu(rowptr: Tensor, col: Tensor, value: Tensor, num_cols: int) -> Csr:
@@ -112,32 +119,44 @@ def _transpose_cpu(rowptr: Tensor, col: Tensor, value: Tensor, num_cols: int) ->
         count += torch.bincount(part, minlength=num_cols)
     colptr = torch.nn.functional.pad(count.cumsum(0), (1, 0))
     following, row, row_value = colptr[:-1].clone(), torch.empty_like(col), torch.empty_like(value)
-    for begin in range(0, len(rowptr) - 1, _ROWS_PER_CALL):
-        end = min(begin + _ROWS_PER_CALL, len(rowptr) - 1)
+    for begin, end in row_pieces(0, len(rowptr) - 1):
         torch.ops.mlt_ops.scatter_columns(rowptr, col, value, begin, end, following, row, row_value)
     return colptr, row, row_value
 
 
-def mirror(rowptr: Tensor, col: Tensor, value: Tensor) -> Csr:
-    """The symmetric matrix with this lower triangle, the diagonal included.
+def mirror(rowptr: Tensor, col: Tensor, value: Tensor, order: Tensor) -> Csr:
+    """The symmetric matrix with this lower triangle, the diagonal included, under new numbers.
 
     Args:
         rowptr: [N + 1].
         col: [nnz] int32, at most the row's number.
         value: [nnz].
+        order: [N] int32, the number that each row and column shall have.
     """
-    num_rows = len(rowptr) - 1
-    lower = SparseRows.unchecked(rowptr, col, value, num_rows)
-    off_diagonal = col < lower.row_of_entries()
-    kept = torch.nn.functional.pad(off_diagonal.cumsum(0), (1, 0))[rowptr]
-    upper = SparseRows.unchecked(*transpose(kept, col[off_diagonal], value[off_diagonal], num_rows), num_rows)
-    both = rowptr + upper.rowptr
-    mirrored = col.new_empty(lower.nnz + upper.nnz), value.new_empty(lower.nnz + upper.nnz)
-    # A row holds its part of the lower triangle, then its part of the upper one: columns ascend.
-    for half, first in ((lower, both[:-1]), (upper, both[:-1] + rowptr.diff())):
-        place = _spread(first, half.rowptr.diff(), half.nnz)
-        mirrored[0][place], mirrored[1][place] = half.col, half.value
-    return both, *mirrored
+    if col.is_cuda:
+        return _mirror_by_sorting(rowptr, col, value, order)
+    num_rows, place = len(rowptr) - 1, places(order)
+    columns = transpose(rowptr, col, value, num_rows)
+
+    def build(begin: int, end: int) -> Csr:
+        return torch.ops.mlt_ops.mirror(rowptr, col, value, *columns, order, place, begin, end)
+
+    return build_rows(build, 0, num_rows, col.device)
+
+
+def _mirror_by_sorting(rowptr: Tensor, col: Tensor, value: Tensor, order: Tensor) -> Csr:
+    """As `mirror` does without a sort; no two entries are at one place, so there is one order."""
+    row = row_of_entries(rowptr, len(col))
+    off_diagonal = (col < row).nonzero().squeeze(1)
+    rows = order[torch.cat([row, col[off_diagonal]])]
+    cols = order[torch.cat([col, row[off_diagonal]])]
+    by_place = (rows.long() * len(order) + cols).argsort()
+    ends = torch.arange(len(rowptr), dtype=torch.int32, device=col.device)
+    return (
+        torch.searchsorted(rows[by_place], ends),
+        cols[by_place],
+        torch.cat([value, value[off_diagonal]])[by_place],
+    )
 
 
 def fake_rows(like: Tensor, num_rows: int) -> Csr:
@@ -154,12 +173,6 @@ def fake_rows(like: Tensor, num_rows: int) -> Csr:
 
 if has_extension():
 
-    @torch.library.register_fake("mlt_ops::place_rows")
-    def _fake_place_rows(
-        first: Tensor, count: Tensor, col: Tensor, value: Tensor, all_cols: Tensor, all_values: Tensor
-    ) -> None:
-        return None
-
     @torch.library.register_fake("mlt_ops::scatter_columns")
     def _fake_scatter_columns(
         rowptr: Tensor,
@@ -172,3 +185,18 @@ if has_extension():
         row_value: Tensor,
     ) -> None:
         return None
+
+    @torch.library.register_fake("mlt_ops::mirror")
+    def _fake_mirror(
+        rowptr: Tensor,
+        col: Tensor,
+        value: Tensor,
+        colptr: Tensor,
+        row: Tensor,
+        row_value: Tensor,
+        order: Tensor,
+        place: Tensor,
+        begin: int,
+        end: int,
+    ) -> Csr:
+        return fake_rows(value, end - begin)

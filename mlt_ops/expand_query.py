@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mlt_ops._inputs import as_neighbors
 from mlt_ops._library import has_extension
-from mlt_ops._sparse import Csr, build_rows, fake_rows, neighborhood_order, require_kernels
+from mlt_ops._sparse import Csr, build_rows, fake_rows, require_kernels
 from mlt_ops.structures import Neighbors, SparseRows
 
 
@@ -38,11 +38,10 @@ def expand_query(rows: SparseRows, neighbors: Neighbors | tuple[Tensor, Tensor],
         raise ValueError(f"expand_query: rows must not hold negative values, got {float(rows.value.min())}.")
     found = as_neighbors(neighbors, rows.num_rows, rows.device, k2, "expand_query")
     csr = (rows.rowptr, rows.col, rows.value)
-    order = neighborhood_order(found.index)
-    return SparseRows.unchecked(*unchecked_expand_query(csr, found, k2, rows.num_cols, order), rows.num_cols)
+    return SparseRows.unchecked(*unchecked_expand_query(csr, found, k2, rows.num_cols), rows.num_cols)
 
 
-def unchecked_expand_query(csr: Csr, found: Neighbors, k2: int, num_cols: int, order: Tensor) -> Csr:
+def unchecked_expand_query(csr: Csr, found: Neighbors, k2: int, num_cols: int) -> Csr:
     """`expand_query` for arguments that are known to be right.
 
     Args:
@@ -50,21 +49,20 @@ def unchecked_expand_query(csr: Csr, found: Neighbors, k2: int, num_cols: int, o
         found: as `as_neighbors` returns them.
         k2: number of rows in the mean.
         num_cols: columns of the rows.
-        order: in which to build the rows.
     """
     require_kernels("expand_query", found.index.device)
     width = min(k2, found.index.shape[1])
 
-    def build(which: Tensor) -> Csr:
-        return torch.ops.mlt_ops.expand_query(*csr, found.index, num_cols, width, which)
+    def build(begin: int, end: int) -> Csr:
+        return torch.ops.mlt_ops.expand_query(*csr, found.index, num_cols, width, begin, end)
 
-    return build_rows(build, order)
+    return build_rows(build, 0, len(found.index), found.index.device)
 
 
 if has_extension():
 
     @torch.library.register_fake("mlt_ops::expand_query")
     def _fake_expand_query(
-        rowptr: Tensor, col: Tensor, value: Tensor, index: Tensor, num_cols: int, k2: int, which: Tensor
+        rowptr: Tensor, col: Tensor, value: Tensor, index: Tensor, num_cols: int, k2: int, begin: int, end: int
     ) -> Csr:
-        return fake_rows(value, len(which))
+        return fake_rows(value, end - begin)

@@ -9,7 +9,16 @@ from torch import Tensor
 
 from mlt_ops._inputs import as_features, as_neighbors
 from mlt_ops._library import has_extension
-from mlt_ops._sparse import Csr, build_rows, fake_rows, mirror, neighborhood_order, require_kernels, transpose
+from mlt_ops._sparse import (
+    Csr,
+    build_rows,
+    fake_rows,
+    mirror,
+    neighborhood_order,
+    renumbered,
+    require_kernels,
+    transpose,
+)
 from mlt_ops.expand_query import unchecked_expand_query
 from mlt_ops.k_reciprocal import Window, unchecked_k_reciprocal, window_sizes
 from mlt_ops.knn import knn
@@ -30,9 +39,10 @@ def jaccard_distance(
     """Measure how far the neighbourhoods of rows differ, for all pairs up to `max_distance`.
 
     With V' the rows of `k_reciprocal`, expanded by `expand_query`:
-    J_ij = 1 - s / (2 - s), s = sum over l of min(V'_il, V'_jl). Sums go by ascending l in float32, so J is symmetric
-    bit for bit and does not depend on the number of threads; given one neighbour list, CPU and CUDA shall agree
-    likewise (not yet run on a GPU). Exact: no pair is missed. With n entries per row of V' and c per column the time
+    J_ij = 1 - s / (2 - s), s = sum over l of min(V'_il, V'_jl), in float32 and in one order for all pairs, which the
+    neighbour lists alone decide. So J is symmetric bit for bit and does not depend on the number of threads; given one
+    neighbour list, CPU and CUDA shall agree likewise (not yet run on a GPU). At work, rows are called by their places
+    in that order (`neighborhood_order`), so that what belongs together lies together in memory. Exact: no pair is missed. With n entries per row of V' and c per column the time
     after the neighbour search is O(N (k1^2 + n c)) and the memory O(N n + nnz), beside the features and neighbours.
 
     Args:
@@ -67,9 +77,9 @@ def jaccard_distance(
         neighbors = knn(rows, min(width, len(rows)), max_memory=max_memory) if len(rows) else _no_neighbors(rows)
     found = as_neighbors(neighbors, len(rows), rows.device, width, "jaccard_distance")
     order = neighborhood_order(found.index)
-    csr = expanded_sets(rows, found, k1, k2, window, scale, order)
-    lower = jaccard_rows(csr, transpose(*csr, len(rows)), max_distance, order)
-    return SparseDistance.unchecked(*mirror(*lower), len(rows), float(max_distance))
+    csr = expanded_sets(rows, order, renumbered(found, order), k1, k2, window, scale)
+    lower = jaccard_rows(csr, transpose(*csr, len(rows)), max_distance, 0, len(rows))
+    return SparseDistance.unchecked(*mirror(*lower, order), len(rows), float(max_distance))
 
 
 def _no_neighbors(rows: Tensor) -> Neighbors:
@@ -77,38 +87,38 @@ def _no_neighbors(rows: Tensor) -> Neighbors:
 
 
 def expanded_sets(
-    rows: Tensor, found: Neighbors, k1: int, k2: int, window: Window, scale: Tensor | None, order: Tensor
+    rows: Tensor, order: Tensor, found: Neighbors, k1: int, k2: int, window: Window, scale: Tensor | None
 ) -> Csr:
     """V': the weighted k-reciprocal sets after local query expansion.
 
     Args:
         rows: [N, D] float32.
-        found: as `as_neighbors` returns them.
+        order: see `unchecked_k_reciprocal`.
+        found: as `as_neighbors` returns them, numbered as the result.
         k1: neighbours in the full window.
         k2: rows in the mean.
         window: as published code slices.
         scale: [N] or None.
-        order: in which to build the rows.
     """
-    sets = unchecked_k_reciprocal(rows, found, k1, window, scale, order)
-    return unchecked_expand_query(sets, found, k2, len(rows), order)
+    sets = unchecked_k_reciprocal(rows, order, found, k1, window, scale)
+    return unchecked_expand_query(sets, found, k2, len(rows))
 
 
-def jaccard_rows(csr: Csr, columns: Csr, max_distance: float, order: Tensor, first: int = 0) -> Csr:
-    """Distances of some rows to the rows up to themselves that have entries in `columns`.
+def jaccard_rows(csr: Csr, columns: Csr, max_distance: float, begin: int, end: int) -> Csr:
+    """Distances of the rows begin..end to the rows up to themselves that have entries in `columns`.
 
     Args:
         csr: V'.
         columns: V' by columns, or some of its first rows.
         max_distance: largest distance to store.
-        order: see `build_rows`.
-        first: see `build_rows`.
+        begin: first row.
+        end: row after the last.
     """
 
-    def build(which: Tensor) -> Csr:
-        return torch.ops.mlt_ops.jaccard(*csr, *columns, max_distance, which)
+    def build(first: int, last: int) -> Csr:
+        return torch.ops.mlt_ops.jaccard(*csr, *columns, max_distance, first, last)
 
-    return build_rows(build, order, first)
+    return build_rows(build, begin, end, csr[0].device)
 
 
 if has_extension():
@@ -122,6 +132,7 @@ if has_extension():
         row: Tensor,
         row_value: Tensor,
         max_distance: float,
-        which: Tensor,
+        begin: int,
+        end: int,
     ) -> Csr:
-        return fake_rows(value, len(which))
+        return fake_rows(value, end - begin)

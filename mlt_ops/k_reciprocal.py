@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mlt_ops._inputs import as_features, as_neighbors
 from mlt_ops._library import has_extension
-from mlt_ops._sparse import Csr, build_rows, fake_rows, neighborhood_order, pieces_of, require_kernels
+from mlt_ops._sparse import Csr, build_rows, fake_rows, require_kernels, row_pieces
 from mlt_ops.structures import Neighbors, SparseRows
 
 Window = Literal["clustering", "reranking"]
@@ -74,46 +74,45 @@ def k_reciprocal(
     rows = as_features(features, "k_reciprocal")
     width = window_sizes(k1, window, "k_reciprocal")[0]
     found = as_neighbors(neighbors, len(rows), rows.device, width, "k_reciprocal")
-    order = neighborhood_order(found.index)
-    return SparseRows.unchecked(*unchecked_k_reciprocal(rows, found, k1, window, scale, order), len(rows))
+    order = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
+    return SparseRows.unchecked(*unchecked_k_reciprocal(rows, order, found, k1, window, scale), len(rows))
 
 
 def unchecked_k_reciprocal(
-    rows: Tensor, found: Neighbors, k1: int, window: Window, scale: Tensor | None, order: Tensor
+    rows: Tensor, order: Tensor, found: Neighbors, k1: int, window: Window, scale: Tensor | None
 ) -> Csr:
     """`k_reciprocal` for features and neighbours that are known to be right.
 
     Args:
         rows: [N, D] float32.
-        found: as `as_neighbors` returns them.
+        order: [N] int32, all rows; the result's row and column i belong to rows[order[i]].
+        found: as `as_neighbors` returns them, numbered as the result.
         k1: neighbours in the full window.
         window: as published code slices.
-        scale: [N] or None; checked here.
-        order: in which to build the rows.
+        scale: [N], numbered as `rows`, or None; checked here.
     """
     require_kernels("k_reciprocal", rows.device)
-    divisor = _as_scale(scale, rows)
+    divisor = _as_scale(scale, rows)[order]
+    if not len(rows):
+        return build_rows(lambda begin, end: (rows, rows, rows), 0, 0, rows.device)
     sizes = (min(size, found.index.shape[1]) for size in window_sizes(k1, window, "k_reciprocal"))
-    full, half = (mutual_neighbors(found.index, size, order) for size in sizes)
+    full, half = (mutual_neighbors(found.index, size) for size in sizes)
 
-    def build(which: Tensor) -> Csr:
-        return torch.ops.mlt_ops.k_reciprocal(rows, *found, full, half, divisor, which)
+    def build(begin: int, end: int) -> Csr:
+        return torch.ops.mlt_ops.k_reciprocal(rows, order, *found, full, half, divisor, begin, end)
 
-    return build_rows(build, order)
+    return build_rows(build, 0, len(rows), rows.device)
 
 
-def mutual_neighbors(index: Tensor, width: int, order: Tensor) -> Tensor:
+def mutual_neighbors(index: Tensor, width: int) -> Tensor:
     """Each row's neighbours that have it among theirs, within the first `width`; -1 in place of the others.
 
     Args:
         index: [N, k] int32.
         width: columns that count, at most k.
-        order: in which to look at the rows.
     """
-    mutual = index.new_empty(len(index), width)
-    for which in pieces_of(order):
-        mutual[which] = torch.ops.mlt_ops.mutual_neighbors(index, width, which)
-    return mutual
+    pieces = row_pieces(0, len(index))
+    return torch.cat([torch.ops.mlt_ops.mutual_neighbors(index, width, begin, end) for begin, end in pieces])
 
 
 def _as_scale(scale: Tensor | None, rows: Tensor) -> Tensor:
@@ -133,17 +132,19 @@ def _as_scale(scale: Tensor | None, rows: Tensor) -> Tensor:
 if has_extension():
 
     @torch.library.register_fake("mlt_ops::mutual_neighbors")
-    def _fake_mutual_neighbors(index: Tensor, width: int, which: Tensor) -> Tensor:
-        return index.new_empty(len(which), width)
+    def _fake_mutual_neighbors(index: Tensor, width: int, begin: int, end: int) -> Tensor:
+        return index.new_empty(end - begin, width)
 
     @torch.library.register_fake("mlt_ops::k_reciprocal")
     def _fake_k_reciprocal(
         features: Tensor,
+        order: Tensor,
         distance: Tensor,
         index: Tensor,
         full: Tensor,
         half: Tensor,
         scale: Tensor,
-        which: Tensor,
+        begin: int,
+        end: int,
     ) -> Csr:
-        return fake_rows(features, len(which))
+        return fake_rows(features, end - begin)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mlt_ops._inputs import as_features, as_neighbors, full_precision, rows_per_chunk
-from mlt_ops._sparse import neighborhood_order, require_kernels, transpose
+from mlt_ops._sparse import require_kernels, transpose
 from mlt_ops.jaccard import expanded_sets, jaccard_rows
 from mlt_ops.k_reciprocal import window_sizes
 from mlt_ops.knn import knn
@@ -102,15 +102,15 @@ def rerank_in_pieces(
     chunk = rows_per_chunk(8 * len(rows), max_memory, "rerank", rows.numel())
     largest = torch.cat([_squared(base, norms, some).amax(dim=1) for some in _slices(0, len(rows), chunk)])
     scale = largest.clamp_(min=torch.finfo(torch.float32).tiny)  # all rows equal: 0 / tiny
-    csr = expanded_sets(rows, found, k1, k2, "reranking", scale, neighborhood_order(found.index))
+    order = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
+    csr = expanded_sets(rows, order, found, k1, k2, "reranking", scale)
     of_items = csr[0][: num_items + 1], csr[1][: csr[0][num_items]], csr[2][: csr[0][num_items]]
     columns = transpose(*of_items, len(rows))
 
     def pieces() -> Iterator[tuple[slice, Tensor]]:
         for some in _slices(num_items, len(rows), rows_per_chunk(24 * len(rows), max_memory, "rerank", rows.numel())):
             distance = _squared(base, norms, some)[:, :num_items].div_(scale[some, None])
-            order = torch.arange(some.start, some.stop, dtype=torch.int32, device=rows.device)
-            near = SparseRows.unchecked(*jaccard_rows(csr, columns, 1.0, order, some.start), num_items)
+            near = SparseRows.unchecked(*jaccard_rows(csr, columns, 1.0, some.start, some.stop), num_items)
             mixed = distance.mul_(lambda_value).add_(near.to_dense(fill=1.0), alpha=1 - lambda_value)
             yield slice(some.start - num_items, some.stop - num_items), mixed
 

@@ -78,54 +78,46 @@ inline void check_pair_distance_args(const Tensor& queries, const Tensor& rows, 
                   " and ", row.size(0));
 }
 
-inline void check_mutual_neighbors_args(const Tensor& index, int64_t width, const Tensor& which) {
+inline void check_mutual_neighbors_args(const Tensor& index, int64_t width, int64_t begin, int64_t end) {
   check_tensor("mutual_neighbors", "index", index, 2, ScalarType::Int, index);
   check_width("mutual_neighbors", "width", width, index);
-  check_tensor("mutual_neighbors", "which", which, 1, ScalarType::Int, index);
+  check_row_range("mutual_neighbors", begin, end, index.size(0));
 }
 
-inline void check_k_reciprocal_args(const Tensor& features, const Tensor& distance, const Tensor& index,
-                                    const Tensor& full, const Tensor& half, const Tensor& scale,
-                                    const Tensor& which) {
+inline void check_k_reciprocal_args(const Tensor& features, const Tensor& order, const Tensor& distance,
+                                    const Tensor& index, const Tensor& full, const Tensor& half, const Tensor& scale,
+                                    int64_t begin, int64_t end) {
   const char* op = "k_reciprocal";
   check_tensor(op, "features", features, 2, ScalarType::Float, features);
+  check_tensor(op, "order", order, 1, ScalarType::Int, features);
   check_tensor(op, "distance", distance, 2, ScalarType::Float, features);
   check_tensor(op, "index", index, 2, ScalarType::Int, features);
   check_tensor(op, "full", full, 2, ScalarType::Int, features);
   check_tensor(op, "half", half, 2, ScalarType::Int, features);
   check_tensor(op, "scale", scale, 1, ScalarType::Float, features);
-  check_tensor(op, "which", which, 1, ScalarType::Int, features);
   const int64_t num_rows = features.size(0);
-  for (const Tensor* rows : {&distance, &index, &full, &half, &scale}) {
+  for (const Tensor* rows : {&order, &distance, &index, &full, &half, &scale}) {
     STD_TORCH_CHECK(rows->size(0) == num_rows, op, ": all arguments must have ", num_rows, " rows, got ",
                     rows->size(0));
   }
   STD_TORCH_CHECK(distance.size(1) == index.size(1), op, ": distance and index must have equal shapes");
   STD_TORCH_CHECK(full.size(1) <= index.size(1), op, ": full must not have more columns than index");
+  check_row_range(op, begin, end, num_rows);
 }
 
 inline void check_expand_query_args(const Tensor& rowptr, const Tensor& col, const Tensor& value, const Tensor& index,
-                                    int64_t k2, const Tensor& which) {
+                                    int64_t k2, int64_t begin, int64_t end) {
   check_csr("expand_query", rowptr, col, value);
   check_tensor("expand_query", "index", index, 2, ScalarType::Int, value);
   check_width("expand_query", "k2", k2, index);
-  check_tensor("expand_query", "which", which, 1, ScalarType::Int, value);
+  check_row_range("expand_query", begin, end, index.size(0));
 }
 
 inline void check_jaccard_args(const Tensor& rowptr, const Tensor& col, const Tensor& value, const Tensor& colptr,
-                               const Tensor& row, const Tensor& row_value, const Tensor& which) {
+                               const Tensor& row, const Tensor& row_value, int64_t begin, int64_t end) {
   check_csr("jaccard", rowptr, col, value);
   check_csr("jaccard", colptr, row, row_value);
-  check_tensor("jaccard", "which", which, 1, ScalarType::Int, value);
-}
-
-inline void check_place_rows_args(const Tensor& first, const Tensor& count, const Tensor& col, const Tensor& value,
-                                  const Tensor& all_cols, const Tensor& all_values) {
-  const char* op = "place_rows";
-  check_csr(op, first, col, value);
-  check_csr(op, count, all_cols, all_values);
-  STD_TORCH_CHECK(first.size(0) == count.size(0), op, ": first and count must be equally long, got ", first.size(0),
-                  " and ", count.size(0));
+  check_row_range("jaccard", begin, end, rowptr.size(0) - 1);
 }
 
 inline void check_scatter_columns_args(const Tensor& rowptr, const Tensor& col, const Tensor& value, int64_t begin,
@@ -139,6 +131,21 @@ inline void check_scatter_columns_args(const Tensor& rowptr, const Tensor& col, 
   STD_TORCH_CHECK(row.size(0) == col.size(0) && row_value.size(0) == col.size(0), op,
                   ": row and row_value must hold ", col.size(0), " entries, got ", row.size(0), " and ",
                   row_value.size(0));
+}
+
+inline void check_mirror_args(const Tensor& rowptr, const Tensor& col, const Tensor& value, const Tensor& colptr,
+                              const Tensor& row, const Tensor& row_value, const Tensor& order, const Tensor& place,
+                              int64_t begin, int64_t end) {
+  const char* op = "mirror";
+  check_csr(op, rowptr, col, value);
+  check_csr(op, colptr, row, row_value);
+  const int64_t num_rows = rowptr.size(0) - 1;
+  check_row_range(op, begin, end, num_rows);
+  for (const Tensor* numbers : {&order, &place}) {
+    check_tensor(op, "order and place", *numbers, 1, ScalarType::Int, value);
+    STD_TORCH_CHECK(numbers->size(0) == num_rows && colptr.size(0) == num_rows + 1, op,
+                    ": all arguments must have ", num_rows, " rows");
+  }
 }
 
 inline void check_dbscan_args(const Tensor& rowptr, const Tensor& col, const Tensor& value, int64_t min_samples) {

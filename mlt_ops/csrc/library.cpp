@@ -10,22 +10,23 @@ STABLE_TORCH_LIBRARY(mlt_ops, m) {
   m.def("merge_nearest(Tensor tile, int first, bool by_column, Tensor(a!) distance, Tensor(b!) index) -> ()");
   // Squared distances [P] of the pairs (queries[query], rows[row]), indices int32
   m.def("pair_distance(Tensor queries, Tensor rows, Tensor query, Tensor row) -> Tensor");
-  // index [N, k], which [M] rows -> [M, width], all int32: neighbours mutual within `width`, -1 in place of others
-  m.def("mutual_neighbors(Tensor index, int width, Tensor which) -> Tensor");
-  // Rows which[0], which[1], ... (int32) of a sparse matrix: number of entries per row, columns (int32), values.
-  m.def("k_reciprocal(Tensor features, Tensor distance, Tensor index, Tensor full, Tensor half, Tensor scale, "
-        "Tensor which) -> (Tensor, Tensor, Tensor)");
+  // index [N, k] int32 -> rows begin..end of [N, width] int32: neighbours mutual within `width`, -1 in place of others
+  m.def("mutual_neighbors(Tensor index, int width, int begin, int end) -> Tensor");
+  // Rows begin..end of a sparse matrix: number of entries per row, columns (int32), values.
+  m.def("k_reciprocal(Tensor features, Tensor order, Tensor distance, Tensor index, Tensor full, Tensor half, "
+        "Tensor scale, int begin, int end) -> (Tensor, Tensor, Tensor)");
   m.def("expand_query(Tensor rowptr, Tensor col, Tensor value, Tensor index, int num_cols, int k2, "
-        "Tensor which) -> (Tensor, Tensor, Tensor)");
+        "int begin, int end) -> (Tensor, Tensor, Tensor)");
   // Distances to the rows up to the diagonal; colptr, row, row_value: the same matrix by columns.
   m.def("jaccard(Tensor rowptr, Tensor col, Tensor value, Tensor colptr, Tensor row, Tensor row_value, "
-        "float max_distance, Tensor which) -> (Tensor, Tensor, Tensor)");
-  // Copies built rows, count [m] entries each, to where `first` [m] says that they begin among all entries.
-  m.def("place_rows(Tensor first, Tensor count, Tensor col, Tensor value, Tensor(a!) all_cols, Tensor(b!) all_values) "
-        "-> ()");
+        "float max_distance, int begin, int end) -> (Tensor, Tensor, Tensor)");
   // Puts rows begin..end of a CSR matrix into its columns; next [num_cols]: the first free place of each column.
   m.def("scatter_columns(Tensor rowptr, Tensor col, Tensor value, int begin, int end, Tensor(a!) next, Tensor(b!) row, "
         "Tensor(c!) row_value) -> ()");
+  // The symmetric matrix with a lower triangle, here by rows and by columns; row i is what was row place[i], order is
+  // the inverse of place.
+  m.def("mirror(Tensor rowptr, Tensor col, Tensor value, Tensor colptr, Tensor row, Tensor row_value, Tensor order, "
+        "Tensor place, int begin, int end) -> (Tensor, Tensor, Tensor)");
   // CSR of distances -> [N] int32: smallest core index of the row's cluster, -1 for noise
   m.def("dbscan(Tensor rowptr, Tensor col, Tensor value, float eps, int min_samples) -> Tensor");
   // Per reference column (CSR, [M]): how many columns of its row come before it, those excluded (CSR) left out.

@@ -129,55 +129,78 @@ def test_opcheck(device: torch.device, clustered: Callable[..., Tensor]) -> None
     rows = mlt_ops.k_reciprocal(features, mlt_ops.knn(features, 8), k1=8)
     csr = (rows.rowptr, rows.col, rows.value)
     columns = sparse.transpose(*csr, rows.num_cols)
-    torch.library.opcheck(
-        torch.ops.mlt_ops.jaccard.default, (*csr, *columns, 0.6, torch.arange(60, device=device).int())
-    )
+    torch.library.opcheck(torch.ops.mlt_ops.jaccard.default, (*csr, *columns, 0.6, 0, 60))
     if device.type == "cpu":  # on CUDA a stable sort does it
         places = rows.rowptr[:-1].clone(), torch.empty_like(rows.col), torch.empty_like(rows.value)
         torch.library.opcheck(torch.ops.mlt_ops.scatter_columns.default, (*csr, 0, 60, *places))
-        rows_placed = rows.rowptr[:-1], rows.rowptr.diff(), *csr[1:], torch.empty_like(rows.col), *places[2:]
-        torch.library.opcheck(torch.ops.mlt_ops.place_rows.default, rows_placed)
+        order = torch.arange(59, -1, -1).int()
+        torch.library.opcheck(torch.ops.mlt_ops.mirror.default, (*csr, *columns, order, order, 0, 60))
 
 
-def test_the_order_of_building_changes_no_bit(
+def test_the_numbering_at_work_does_not_show(
     device: torch.device, monkeypatch: pytest.MonkeyPatch, clustered: Callable[..., Tensor]
 ) -> None:
-    features = clustered(90).to(device)
-    found = [mlt_ops.jaccard_distance(features, max_distance=0.9, k1=8)]
-    orders = [torch.arange(90).flip(0), torch.randperm(90, generator=torch.Generator().manual_seed(0))]
-    for order in (order.int().to(device) for order in orders):
-        monkeypatch.setattr(sys.modules["mlt_ops.jaccard"], "neighborhood_order", lambda index: order)  # noqa: B023
-        monkeypatch.setattr(sparse, "_ROWS_PER_CALL", 40)
-        found.append(mlt_ops.jaccard_distance(features, max_distance=0.9, k1=8))
+    features, random = clustered(90).to(device), torch.Generator().manual_seed(0)
+    scale = 0.5 + torch.rand(90, generator=random).to(device)
+    found = []
+    for order in (None, torch.arange(90), torch.arange(90).flip(0), torch.randperm(90, generator=random)):
+        if order is not None:
+            numbers = order.int().to(device)
+            monkeypatch.setattr(sys.modules["mlt_ops.jaccard"], "neighborhood_order", lambda index: numbers)  # noqa: B023
+        found.append(mlt_ops.jaccard_distance(features, max_distance=0.9, k1=8, scale=scale))
+        SparseDistance(*vars(found[-1]).values())  # checks the structure, and symmetry bit for bit
     for other in found[1:]:
-        assert_same_bits(found[0], other)
+        assert torch.equal(found[0].rowptr, other.rowptr)
+        assert torch.equal(found[0].col, other.col)
+        torch.testing.assert_close(found[0].value, other.value, rtol=0, atol=1e-6)
 
 
-def test_neighbors_are_built_one_after_another(device: torch.device, clustered: Callable[..., Tensor]) -> None:
+def test_neighbors_are_numbered_one_after_another(device: torch.device, clustered: Callable[..., Tensor]) -> None:
     features = clustered(600, noise=0.05).to(device)
     index = mlt_ops.knn(features, 8).index
     order = sparse.neighborhood_order(index.int()).long()
     assert order.sort().values.tolist() == list(range(600))
 
     def steps(order: Tensor) -> float:  # from a row to its nearest one
-        place = order.argsort()
+        place = sparse.places(order.int()).long()
+        assert torch.equal(place, order.argsort())
         return float((place - place[index[:, 1]]).abs().float().median())
 
     assert steps(order) < 0.1 * steps(torch.arange(600, device=device))
 
 
-def test_place_rows_stays_within_its_tensors() -> None:
-    def place(first: list[int], count: list[int], room: int) -> list[float]:
-        col, out = torch.arange(3).int(), (torch.zeros(room).int(), torch.zeros(room))
-        torch.ops.mlt_ops.place_rows(torch.tensor(first), torch.tensor(count), col, col + 1.0, *out)
-        return out[1].tolist()
+def test_mirror(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = torch.Generator().manual_seed(0)
+    dense = torch.rand(70, 70, generator=random)
+    dense = dense.where(dense > 0.7, 0.0).tril()
+    order = torch.randperm(70, generator=random)
+    row, col = dense.nonzero(as_tuple=True)
+    rowptr = torch.nn.functional.pad((dense != 0).sum(dim=1).cumsum(0), (1, 0))
+    lower = (rowptr.to(device), col.int().to(device), dense[row, col].to(device), order.int().to(device))
+    wanted = torch.empty(70, 70)
+    wanted[order.unsqueeze(1), order] = dense + dense.tril(-1).T
+    monkeypatch.setattr(sparse, "_ROWS_PER_CALL", 33)
+    for mirror in (sparse.mirror, sparse._mirror_by_sorting):
+        found = SparseDistance(*mirror(*lower), 70, 1.0)  # checks the structure
+        assert torch.equal(found.to_dense().cpu(), wanted.where(wanted != 0, 1.0))
+    empty = sparse.mirror(rowptr[:1].to(device), *(part[:0] for part in lower[1:]))
+    assert [part.tolist() for part in empty] == [[0], [], []]
 
-    assert place([2, 0], [1, 2], 3) == [2.0, 3.0, 1.0]
-    for first, count in (([2, 0], [1, 3]), ([2, 0], [1, -1]), ([3, 0], [1, 2]), ([-1, 0], [1, 2])):
-        with pytest.raises(RuntimeError, match=r"place_rows: row . of -?. entries does not lie within 3 entries"):
-            place(first, count, 3)
-    with pytest.raises(RuntimeError, match="first and count must be equally long, got 1 and 2"):
-        place([0], [1, 2], 3)
+
+def test_the_mirror_operator_checks_its_arguments() -> None:
+    csr, numbers = (torch.tensor([0, 1]), torch.zeros(1).int(), torch.ones(1)), torch.zeros(1).int()
+    arguments = [*csr, *csr, numbers, numbers, 0, 1]
+    bad = [
+        (1, torch.zeros(2).int(), "col and value must be equally long, got 2 and 1"),
+        (3, torch.tensor([0, 1, 1]), "all arguments must have 1 rows"),
+        (6, torch.zeros(1), "order and place must be int32"),
+        (7, torch.zeros(2).int(), "all arguments must have 1 rows"),
+        (9, 2, "rows 0 to 2 are not within 0 to 1"),
+    ]
+    for position, value, message in bad:
+        changed: list[Any] = [*arguments[:position], value, *arguments[position + 1 :]]
+        with pytest.raises(RuntimeError, match=message):
+            torch.ops.mlt_ops.mirror(*changed)
 
 
 def test_transpose(device: torch.device) -> None:

@@ -123,11 +123,11 @@ def test_opcheck(device: torch.device, clustered: Callable[..., Tensor]) -> None
     features = clustered(40).to(device)
     distance, index = mlt_ops.knn(features, 6)
     index = index.int()
-    which = torch.arange(39, -1, -1, dtype=torch.int32, device=device)
-    full = mutual_neighbors(index, 6, which)
-    half = mutual_neighbors(index, 4, which)
-    arguments = (features, distance, index, full, half, features.new_ones(40), which)
-    torch.library.opcheck(torch.ops.mlt_ops.mutual_neighbors.default, (index, 6, which[:30]))
+    full = mutual_neighbors(index, 6)
+    half = mutual_neighbors(index, 4)
+    order = torch.arange(40, device=device).int()
+    arguments = (features, order, distance, index, full, half, features.new_ones(40), 0, 40)
+    torch.library.opcheck(torch.ops.mlt_ops.mutual_neighbors.default, (index, 6, 3, 40))
     torch.library.opcheck(torch.ops.mlt_ops.k_reciprocal.default, arguments)
 
 
@@ -174,18 +174,18 @@ def test_errors(changes: dict[str, Any], message: str) -> None:
     ("position", "bad", "message"),
     [
         (0, FEATURES.double(), "features must be float32"),
-        (1, DISTANCE[:, :2], "distance must be contiguous"),
-        (2, INDEX, "index must be int32"),
-        (3, torch.zeros(4, 5, dtype=torch.int32), "full must not have more columns"),
-        (4, torch.zeros(3, 2, dtype=torch.int32), "all arguments must have 4 rows, got 3"),
-        (6, torch.arange(4), "which must be int32"),
-        (6, torch.tensor([1, 4]).int(), "which must be between 0 and 3, got 4"),
-        (6, torch.tensor([-1]).int(), "which must be between 0 and 3, got -1"),
+        (1, torch.arange(3).int(), "all arguments must have 4 rows, got 3"),
+        (1, torch.arange(4), "order must be int32"),
+        (2, DISTANCE[:, :2], "distance must be contiguous"),
+        (3, INDEX, "index must be int32"),
+        (4, torch.zeros(4, 5, dtype=torch.int32), "full must not have more columns"),
+        (5, torch.zeros(3, 2, dtype=torch.int32), "all arguments must have 4 rows, got 3"),
+        (8, 5, "rows 0 to 5 are not within 0 to 4"),
     ],
 )
 def test_the_operator_checks_its_arguments(position: int, bad: Any, message: str) -> None:
     sets = INDEX.int()
-    arguments = [FEATURES, DISTANCE, sets, sets, sets, torch.ones(4), torch.arange(4).int()]
+    arguments = [FEATURES, torch.arange(4).int(), DISTANCE, sets, sets, sets, torch.ones(4), 0, 4]
     arguments[position] = bad
     with pytest.raises(RuntimeError, match=message):
         torch.ops.mlt_ops.k_reciprocal(*arguments)

@@ -36,9 +36,7 @@ Rows build(int num_threads, const MakeWorker& make_worker) {
     for (std::thread& thread : threads) thread.join();
   };
   Rows rows;
-  std::vector<int32_t> which(kRows);
-  for (int64_t i = 0; i < kRows; ++i) which[i] = static_cast<int32_t>(i);
-  const auto blocks = mlt_ops::build_rows(which.data(), kRows, count.data(), run, make_worker);
+  const auto blocks = mlt_ops::build_rows(0, kRows, count.data(), run, make_worker);
   for (int64_t n : count) rows.rowptr.push_back(rows.rowptr.back() + n);
   for (const auto& block : blocks) {
     for (const Entry& entry : block) {

@@ -25,20 +25,10 @@ inline Tensor new_tensor(const Tensor& like, int64_t size, ScalarType type) {
   return torch::stable::new_empty(like, {size}, type);
 }
 
-// which: rows out of num_rows, on the CPU cheap enough to check.
-inline void check_which(const char* op, const Tensor& which, int64_t num_rows) {
-  const int32_t* rows = which.const_data_ptr<int32_t>();
-  for (int64_t i = 0; i < which.size(0); ++i) {
-    STD_TORCH_CHECK(0 <= rows[i] && rows[i] < num_rows, op, ": which must be between 0 and ", num_rows - 1, ", got ",
-                    rows[i]);
-  }
-}
-
 template <class MakeWorker>
-RowsOfTensors rows_to_tensors(const Tensor& like, const Tensor& which, const MakeWorker& make_worker) {
-  Tensor count = new_tensor(like, which.size(0), ScalarType::Long);
-  const auto blocks = build_rows(which.const_data_ptr<int32_t>(), which.size(0), count.mutable_data_ptr<int64_t>(),
-                                 on_all_threads, make_worker);
+RowsOfTensors rows_to_tensors(const Tensor& like, int64_t begin, int64_t end, const MakeWorker& make_worker) {
+  Tensor count = new_tensor(like, end - begin, ScalarType::Long);
+  const auto blocks = build_rows(begin, end, count.mutable_data_ptr<int64_t>(), on_all_threads, make_worker);
   std::vector<int64_t> offset(blocks.size() + 1, 0);
   for (size_t b = 0; b < blocks.size(); ++b) offset[b + 1] = offset[b] + static_cast<int64_t>(blocks[b].size());
   Tensor col = new_tensor(like, offset.back(), ScalarType::Int);

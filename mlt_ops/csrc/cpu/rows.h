@@ -20,21 +20,21 @@ inline void sort_by_col(std::vector<Entry>& entries) {
 
 constexpr int64_t kBlockRows = 32;  // small, because rows differ in work; one block's entries stay in a core's cache
 
-// Entries of the rows which[0..num_rows), block by block, and how many each row has. run(work) calls work() in every
-// thread; make_worker() gives a thread its worker, called as worker(row, entries), which appends the row's entries.
+// Entries of the rows begin..end, block by block, and how many each row has. run(work) calls work() in every thread;
+// make_worker() gives a thread its worker, called as worker(row, entries), which appends the row's entries.
 template <class Run, class MakeWorker>
-std::vector<std::vector<Entry>> build_rows(const int32_t* which, int64_t num_rows, int64_t* count, const Run& run,
+std::vector<std::vector<Entry>> build_rows(int64_t begin, int64_t end, int64_t* count, const Run& run,
                                            const MakeWorker& make_worker) {
-  std::vector<std::vector<Entry>> blocks((num_rows + kBlockRows - 1) / kBlockRows);
+  std::vector<std::vector<Entry>> blocks((end - begin + kBlockRows - 1) / kBlockRows);
   std::atomic<size_t> next{0};
   run([&] {
     auto worker = make_worker();
     for (size_t b = next++; b < blocks.size(); b = next++) {
-      const int64_t first = static_cast<int64_t>(b) * kBlockRows;
-      for (int64_t i = first; i < std::min(first + kBlockRows, num_rows); ++i) {
+      const int64_t first = begin + static_cast<int64_t>(b) * kBlockRows;
+      for (int64_t row = first; row < std::min(first + kBlockRows, end); ++row) {
         const size_t before = blocks[b].size();
-        worker(which[i], blocks[b]);
-        count[i] = static_cast<int64_t>(blocks[b].size() - before);
+        worker(row, blocks[b]);
+        count[row - begin] = static_cast<int64_t>(blocks[b].size() - before);
       }
     }
   });

@@ -134,13 +134,13 @@ __device__ void emit(const Sum& sum, int64_t row, int64_t place, const int32_t* 
 }
 
 template <class Sum>
-__global__ void shared_kernel(Sum sum, const int32_t* which, int64_t num_rows, Output out, Overflow overflow) {
+__global__ void shared_kernel(Sum sum, int64_t begin, int64_t num_rows, Output out, Overflow overflow) {
   __shared__ int32_t keys[kSharedCapacity];
   __shared__ float sums[kSharedCapacity];
   __shared__ int32_t used;
   for (int64_t place = blockIdx.x; place < num_rows; place += gridDim.x) {
-    if (accumulate(sum, which[place], keys, sums, kSharedCapacity, &used)) {
-      emit(sum, which[place], place, keys, sums, kSharedCapacity, &used, out);
+    if (accumulate(sum, begin + place, keys, sums, kSharedCapacity, &used)) {
+      emit(sum, begin + place, place, keys, sums, kSharedCapacity, &used, out);
     } else if (threadIdx.x == 0) {
       overflow.row[atomicAdd(overflow.num_rows, 1)] = static_cast<int32_t>(place);
     }
@@ -149,11 +149,11 @@ __global__ void shared_kernel(Sum sum, const int32_t* which, int64_t num_rows, O
 }
 
 template <class Sum>
-__global__ void global_kernel(Sum sum, const int32_t* which, Output out, Overflow overflow, int32_t* keys,
-                              float* sums, int64_t largest) {
+__global__ void global_kernel(Sum sum, int64_t begin, Output out, Overflow overflow, int32_t* keys, float* sums,
+                              int64_t largest) {
   __shared__ int32_t used;
   for (int64_t i = blockIdx.x; i < *overflow.num_rows; i += gridDim.x) {
-    const int64_t place = overflow.row[i], row = which[place];
+    const int64_t place = overflow.row[i], row = begin + place;
     int64_t terms = 0;
     for (int64_t t = 0; t < sum.num_lists(row); ++t) terms += sum.list(row, t).end - sum.list(row, t).begin;
     const int64_t wanted = table_capacity(2 * terms), capacity = wanted < largest ? wanted : largest;
@@ -163,10 +163,8 @@ __global__ void global_kernel(Sum sum, const int32_t* which, Output out, Overflo
 }
 
 template <class Sum>
-void launch(const Sum& sum, const Tensor& like, const Tensor& which, int64_t num_cols, const Output& out) {
+void launch(const Sum& sum, const Tensor& like, int64_t begin, int64_t num_rows, int64_t num_cols, const Output& out) {
   const cudaStream_t stream = current_stream(like);
-  const int64_t num_rows = which.size(0);
-  const int32_t* which_ptr = which.const_data_ptr<int32_t>();
   // No list is longer than num_cols and no row has more columns, so that twice as many always fit (accumulate).
   const int64_t largest = table_capacity(2 * num_cols);
   const int64_t num_tables = std::clamp<int64_t>(kWorkspaceBytes / (8 * largest), 1, std::min<int64_t>(num_rows, 512));
@@ -174,26 +172,27 @@ void launch(const Sum& sum, const Tensor& like, const Tensor& which, int64_t num
   const Tensor keys = new_tensor(like, num_tables * largest, ScalarType::Int);
   const Tensor sums = new_tensor(like, num_tables * largest, ScalarType::Float);
   const Overflow overflow{rows.mutable_data_ptr<int32_t>(), rows.mutable_data_ptr<int32_t>() + 1};
-  shared_kernel<<<num_blocks(num_rows), kRowThreads, 0, stream>>>(sum, which_ptr, num_rows, out, overflow);
+  shared_kernel<<<num_blocks(num_rows), kRowThreads, 0, stream>>>(sum, begin, num_rows, out, overflow);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
-  global_kernel<<<num_tables, kRowThreads, 0, stream>>>(
-      sum, which_ptr, out, overflow, keys.mutable_data_ptr<int32_t>(), sums.mutable_data_ptr<float>(), largest);
+  global_kernel<<<num_tables, kRowThreads, 0, stream>>>(sum, begin, out, overflow, keys.mutable_data_ptr<int32_t>(),
+                                                        sums.mutable_data_ptr<float>(), largest);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 template <class Sum>
-RowsOfTensors build_rows(const Sum& sum, const Tensor& like, const Tensor& which, int64_t num_cols) {
+RowsOfTensors build_rows(const Sum& sum, const Tensor& like, int64_t begin, int64_t end, int64_t num_cols) {
   const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
   const cudaStream_t stream = current_stream(like);
-  Tensor count = new_tensor(like, which.size(0), ScalarType::Long);
-  if (which.size(0) == 0) return {count, new_tensor(like, 0, ScalarType::Int), new_tensor(like, 0, ScalarType::Float)};
-  launch(sum, like, which, num_cols, Output{count.mutable_data_ptr<int64_t>()});
+  const int64_t num_rows = end - begin;
+  Tensor count = new_tensor(like, num_rows, ScalarType::Long);
+  if (num_rows == 0) return {count, new_tensor(like, 0, ScalarType::Int), new_tensor(like, 0, ScalarType::Float)};
+  launch(sum, like, begin, num_rows, num_cols, Output{count.mutable_data_ptr<int64_t>()});
 
   const Tensor offset = offsets_of(count, stream);
   const int64_t nnz = last_element(offset, stream);
   Tensor col = new_tensor(like, nnz, ScalarType::Int), value = new_tensor(like, nnz, ScalarType::Float);
   const Tensor unsorted_col = torch::stable::empty_like(col), unsorted_value = torch::stable::empty_like(value);
-  launch(sum, like, which, num_cols,
+  launch(sum, like, begin, num_rows, num_cols,
          Output{nullptr, offset.const_data_ptr<int64_t>(), unsorted_col.mutable_data_ptr<int32_t>(),
                 col.mutable_data_ptr<int32_t>(), unsorted_value.mutable_data_ptr<float>(),
                 value.mutable_data_ptr<float>()});
@@ -207,18 +206,18 @@ Csr csr_of(const Tensor& rowptr, const Tensor& col, const Tensor& value) {
 }  // namespace
 
 RowsOfTensors expand_query_cuda(const Tensor& rowptr, const Tensor& col, const Tensor& value, const Tensor& index,
-                                int64_t num_cols, int64_t k2, const Tensor& which) {
-  check_expand_query_args(rowptr, col, value, index, k2, which);
+                                int64_t num_cols, int64_t k2, int64_t begin, int64_t end) {
+  check_expand_query_args(rowptr, col, value, index, k2, begin, end);
   const Expansion sum{csr_of(rowptr, col, value), index.const_data_ptr<int32_t>(), index.size(1), k2};
-  return build_rows(sum, value, which, num_cols);
+  return build_rows(sum, value, begin, end, num_cols);
 }
 
 RowsOfTensors jaccard_cuda(const Tensor& rowptr, const Tensor& col, const Tensor& value, const Tensor& colptr,
-                           const Tensor& row, const Tensor& row_value, double max_distance,
-                           const Tensor& which) {
-  check_jaccard_args(rowptr, col, value, colptr, row, row_value, which);
+                           const Tensor& row, const Tensor& row_value, double max_distance, int64_t begin,
+                           int64_t end) {
+  check_jaccard_args(rowptr, col, value, colptr, row, row_value, begin, end);
   const Overlap sum{csr_of(rowptr, col, value), csr_of(colptr, row, row_value), static_cast<float>(max_distance)};
-  return build_rows(sum, value, which, rowptr.size(0) - 1);
+  return build_rows(sum, value, begin, end, rowptr.size(0) - 1);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mlt_ops, CUDA, m) {

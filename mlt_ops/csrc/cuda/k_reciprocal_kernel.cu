@@ -13,12 +13,12 @@
 namespace mlt_ops {
 namespace {
 
-__global__ void mutual_kernel(const int32_t* index, const int32_t* which, int64_t num_rows, int64_t k, int64_t width,
+__global__ void mutual_kernel(const int32_t* index, int64_t begin, int64_t num_rows, int64_t k, int64_t width,
                               int32_t* mutual) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t task = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; task < num_rows * width;
        task += stride) {
-    const int64_t i = which[task / width];
+    const int64_t i = begin + task / width;
     const int32_t j = index[i * k + task % width];
     bool found = false;
     for (int64_t q = 0; q < width; ++q) found |= index[j * k + q] == i;
@@ -28,7 +28,7 @@ __global__ void mutual_kernel(const int32_t* index, const int32_t* which, int64_
 
 struct Input {
   const float *features, *distance;
-  const int32_t *index, *full, *half;
+  const int32_t *order, *index, *full, *half;  // order: which of the features belongs to each row
   const float* scale;
   int64_t dim, k, full_width, half_width;
 };
@@ -113,18 +113,18 @@ __device__ float distance_to(const Input& in, int64_t row, int32_t other) {
     const unsigned found = __ballot_sync(kFullWarp, here);
     if (found != 0) return in.distance[row * in.k + first + __ffs(found) - 1];
   }
-  return squared_distance(in.features + row * in.dim, in.features + other * in.dim, in.dim);
+  return squared_distance(in.features + in.order[row] * in.dim, in.features + in.order[other] * in.dim, in.dim);
 }
 
 // workspace: null, or layout.words() of global memory for each block.
-__global__ void k_reciprocal_kernel(Input in, Layout layout, int32_t* workspace, const int32_t* which,
-                                    int64_t num_rows, int64_t* count, const int64_t* offset, int32_t* col, float* value) {
+__global__ void k_reciprocal_kernel(Input in, Layout layout, int32_t* workspace, int64_t begin, int64_t num_rows,
+                                    int64_t* count, const int64_t* offset, int32_t* col, float* value) {
   extern __shared__ int32_t shared[];
   __shared__ int32_t num_own, num_members;
   __shared__ float total;
   const Sets sets = sets_in(workspace == nullptr ? shared : workspace + blockIdx.x * layout.words(), layout);
   for (int64_t place = blockIdx.x; place < num_rows; place += gridDim.x) {
-    const int64_t row = which[place];
+    const int64_t row = begin + place;
     find_members(in, row, sets, &num_own, &num_members);
     if (count != nullptr) {
       if (threadIdx.x == 0) count[place] = num_members;
@@ -178,35 +178,35 @@ Plan plan_for(const Input& in, const Tensor& features, int64_t num_rows) {
 
 }  // namespace
 
-Tensor mutual_neighbors_cuda(const Tensor& index, int64_t width, const Tensor& which) {
-  check_mutual_neighbors_args(index, width, which);
+Tensor mutual_neighbors_cuda(const Tensor& index, int64_t width, int64_t begin, int64_t end) {
+  check_mutual_neighbors_args(index, width, begin, end);
   const torch::stable::accelerator::DeviceGuard guard(index.get_device_index());
-  Tensor mutual = torch::stable::new_empty(index, {which.size(0), width});
+  Tensor mutual = torch::stable::new_empty(index, {end - begin, width});
   if (mutual.numel() == 0) return mutual;
   mutual_kernel<<<num_blocks((mutual.numel() + kThreads - 1) / kThreads), kThreads, 0, current_stream(index)>>>(
-      index.const_data_ptr<int32_t>(), which.const_data_ptr<int32_t>(), which.size(0), index.size(1), width,
-      mutual.mutable_data_ptr<int32_t>());
+      index.const_data_ptr<int32_t>(), begin, end - begin, index.size(1), width, mutual.mutable_data_ptr<int32_t>());
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return mutual;
 }
 
-RowsOfTensors k_reciprocal_cuda(const Tensor& features, const Tensor& distance, const Tensor& index, const Tensor& full,
-                                const Tensor& half, const Tensor& scale, const Tensor& which) {
-  check_k_reciprocal_args(features, distance, index, full, half, scale, which);
+RowsOfTensors k_reciprocal_cuda(const Tensor& features, const Tensor& order, const Tensor& distance,
+                                const Tensor& index, const Tensor& full, const Tensor& half, const Tensor& scale,
+                                int64_t begin, int64_t end) {
+  check_k_reciprocal_args(features, order, distance, index, full, half, scale, begin, end);
   const torch::stable::accelerator::DeviceGuard guard(features.get_device_index());
   const cudaStream_t stream = current_stream(features);
-  const int64_t num_rows = which.size(0);
+  const int64_t num_rows = end - begin;
   Tensor count = new_tensor(features, num_rows, ScalarType::Long);
   if (num_rows == 0) return {count, new_tensor(features, 0, ScalarType::Int), new_tensor(features, 0, ScalarType::Float)};
 
-  const Input in{features.const_data_ptr<float>(), distance.const_data_ptr<float>(), index.const_data_ptr<int32_t>(),
-                 full.const_data_ptr<int32_t>(),   half.const_data_ptr<int32_t>(),   scale.const_data_ptr<float>(),
-                 features.size(1),                 index.size(1),                    full.size(1),
-                 half.size(1)};
+  const Input in{features.const_data_ptr<float>(), distance.const_data_ptr<float>(), order.const_data_ptr<int32_t>(),
+                 index.const_data_ptr<int32_t>(),  full.const_data_ptr<int32_t>(),   half.const_data_ptr<int32_t>(),
+                 scale.const_data_ptr<float>(),    features.size(1),                 index.size(1),
+                 full.size(1),                     half.size(1)};
   const Plan plan = plan_for(in, features, num_rows);
   const auto launch = [&](int64_t* counts, const int64_t* offsets, int32_t* cols, float* values) {
     k_reciprocal_kernel<<<plan.blocks, kRowThreads, plan.shared_bytes, stream>>>(
-        in, plan.layout, plan.workspace_ptr, which.const_data_ptr<int32_t>(), num_rows, counts, offsets, cols, values);
+        in, plan.layout, plan.workspace_ptr, begin, num_rows, counts, offsets, cols, values);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   };
   launch(count.mutable_data_ptr<int64_t>(), nullptr, nullptr, nullptr);
