@@ -42,8 +42,9 @@ def jaccard_distance(
     J_ij = 1 - s / (2 - s), s = sum over l of min(V'_il, V'_jl), in float32 and in one order for all pairs, which the
     neighbour lists alone decide. So J is symmetric bit for bit and does not depend on the number of threads; given one
     neighbour list, CPU and CUDA shall agree likewise (not yet run on a GPU). At work, rows are called by their places
-    in that order (`neighborhood_order`), so that what belongs together lies together in memory. Exact: no pair is missed. With n entries per row of V' and c per column the time
-    after the neighbour search is O(N (k1^2 + n c)) and the memory O(N n + nnz), beside the features and neighbours.
+    in that order (`neighborhood_order`), so that what belongs together lies together in memory. Exact: no pair is
+    missed. With n entries per row of V' and c per column the time after the neighbour search is O(N (k1^2 + n c)) and
+    the memory O(N n + nnz), beside the features and neighbours.
 
     Args:
         features: [N, D] rows, any floating dtype; computed in float32. Pass unit rows for the papers' convention.

@@ -8,6 +8,7 @@
 
 #include "cpu/jaccard.h"
 #include "cpu/k_reciprocal.h"
+#include "cpu/mirror.h"
 #include "cpu/nearest.h"
 
 using mlt_ops::Entry;
@@ -114,9 +115,10 @@ int main() {
   check_nearest();
   // Rows on a circle: a row's neighbours are the next ones on both sides.
   std::vector<float> features(kRows * kDim, 0.f), distance(kRows * kNeighbors), scale(kRows, 1.f);
-  std::vector<int32_t> index(kRows * kNeighbors), full(kRows * kNeighbors), half(kRows * 7);
+  std::vector<int32_t> order(kRows), index(kRows * kNeighbors), full(kRows * kNeighbors), half(kRows * 7);
   for (int64_t i = 0; i < kRows; ++i) {
     features[i * kDim] = 0.1f * static_cast<float>(i);
+    order[i] = static_cast<int32_t>(kRows - 1 - i);
     for (int64_t p = 0; p < kNeighbors; ++p) {
       const int64_t step = p % 2 == 0 ? p / 2 : -(p + 1) / 2;
       index[i * kNeighbors + p] = static_cast<int32_t>((i + step + kRows) % kRows);
@@ -127,15 +129,17 @@ int main() {
     mlt_ops::mutual_row(index.data(), kNeighbors, kNeighbors, i, full.data() + i * kNeighbors);
     mlt_ops::mutual_row(index.data(), kNeighbors, 7, i, half.data() + i * 7);
   }
-  const mlt_ops::ReciprocalInput input{features.data(), distance.data(), index.data(), full.data(), half.data(),
-                                       scale.data(),    kRows,           kDim,         kNeighbors,  kNeighbors,
-                                       7};
+  const mlt_ops::ReciprocalInput input{features.data(), order.data(), distance.data(), index.data(), full.data(), half.data(),
+                                       scale.data(),    kRows,        kDim,            kNeighbors,   kNeighbors,  7};
   const Rows sets = build_twice("k_reciprocal", [&] { return mlt_ops::ReciprocalWorker(input); });
   const mlt_ops::Csr csr = sets.csr();
   const Rows expanded = build_twice(
       "expand_query", [&] { return mlt_ops::ExpandWorker(csr, index.data(), kNeighbors, 4, kRows); });
   const Rows by_column = transpose(expanded);
   const mlt_ops::Csr rows = expanded.csr(), columns = by_column.csr();
-  build_twice("jaccard", [&] { return mlt_ops::JaccardWorker(rows, columns, kRows, kRows, 0.6f); });
+  const Rows lower = build_twice("jaccard", [&] { return mlt_ops::JaccardWorker(rows, columns, kRows, kRows, 0.6f); });
+  const Rows lower_by_column = transpose(lower);
+  const mlt_ops::Csr triangle = lower.csr(), its_columns = lower_by_column.csr();
+  build_twice("mirror", [&] { return mlt_ops::MirrorWorker(triangle, its_columns, order.data(), order.data()); });
   std::puts("rows_driver: one thread and four build the same rows");
 }

@@ -10,12 +10,6 @@
 
 namespace mlt_ops {
 
-struct Csr {
-  const int64_t* rowptr;
-  const int32_t* col;
-  const float* value;
-};
-
 // Mean of the rows of the first k2 neighbours, added in the order of the neighbours.
 class ExpandWorker {
  public:

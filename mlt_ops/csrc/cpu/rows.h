@@ -14,6 +14,12 @@ struct Entry {
   float value;
 };
 
+struct Csr {
+  const int64_t* rowptr;
+  const int32_t* col;
+  const float* value;
+};
+
 inline void sort_by_col(std::vector<Entry>& entries) {
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.col < b.col; });
 }

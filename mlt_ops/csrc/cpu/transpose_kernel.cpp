@@ -5,6 +5,7 @@
 
 #include "checks.h"
 #include "cpu/launch.h"
+#include "cpu/mirror.h"
 
 namespace mlt_ops {
 
@@ -32,27 +33,13 @@ void scatter_columns_cpu(const Tensor& rowptr, const Tensor& col, const Tensor& 
   });
 }
 
-// A row holds its part of the lower triangle and its column of it, under the numbers that rows and columns shall have.
 RowsOfTensors mirror_cpu(const Tensor& rowptr, const Tensor& col, const Tensor& value, const Tensor& colptr,
                          const Tensor& row, const Tensor& row_value, const Tensor& order, const Tensor& place,
                          int64_t begin, int64_t end) {
   check_mirror_args(rowptr, col, value, colptr, row, row_value, order, place, begin, end);
-  const Csr lower = csr_of(rowptr, col, value), upper = csr_of(colptr, row, row_value);
-  const int32_t *number = order.const_data_ptr<int32_t>(), *place_ptr = place.const_data_ptr<int32_t>();
-  return rows_to_tensors(value, begin, end, [&] {
-    return [&, entries = std::vector<Entry>()](int64_t i, std::vector<Entry>& out) mutable {
-      const int32_t p = place_ptr[i];
-      entries.clear();
-      for (int64_t e = lower.rowptr[p]; e < lower.rowptr[p + 1]; ++e) {
-        entries.push_back({number[lower.col[e]], lower.value[e]});
-      }
-      for (int64_t e = upper.rowptr[p]; e < upper.rowptr[p + 1]; ++e) {
-        if (upper.col[e] != p) entries.push_back({number[upper.col[e]], upper.value[e]});
-      }
-      sort_by_col(entries);
-      out.insert(out.end(), entries.begin(), entries.end());
-    };
-  });
+  const Csr lower = csr_of(rowptr, col, value), columns = csr_of(colptr, row, row_value);
+  const int32_t *order_ptr = order.const_data_ptr<int32_t>(), *place_ptr = place.const_data_ptr<int32_t>();
+  return rows_to_tensors(value, begin, end, [&] { return MirrorWorker(lower, columns, order_ptr, place_ptr); });
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mlt_ops, CPU, m) {
