@@ -55,7 +55,7 @@ def approximate_neighbors(rows: Tensor, k: int) -> mlt_ops.Neighbors:
     index = faiss.index_factory(rows.shape[1], f"IVF{int(4 * len(rows) ** 0.5)},Flat")
     index.train(rows[:200_000].numpy())
     index.add(rows.numpy())
-    index.nprobe = 16
+    index.nprobe = 64
     found = torch.cat([torch.from_numpy(index.search(part.numpy(), k)[1]) for part in rows.split(2000)]).int()
     itself = torch.arange(len(rows), dtype=torch.int32).unsqueeze(1)
     others = torch.cat([itself, found], dim=1)[:, :k].where(~(found == itself).any(dim=1, keepdim=True), found)

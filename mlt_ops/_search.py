@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -11,25 +12,62 @@ from torch import Tensor
 from mlt_ops._library import has_cuda, has_extension
 
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
+_HALF = 2.0**-12  # about what rounding to float16 takes from a row, of its norm: the t that makes bounds tightest
 _LANES = 32  # partial sums of a distance, as in csrc/arithmetic.h
 _PAIRS_IN_CACHE = 512  # pairs that the fallback measures at a time
 
 
 class Centred(NamedTuple):
-    """Rows minus a common point, which leaves distances but makes rounding errors small, and their squared norms."""
+    """Rows minus a common point, which leaves distances but makes rounding errors small.
+
+    Attributes:
+        base: [N, D] the rows, times `unit`; float32, or float16 for products on tensor cores.
+        norms: [N] squared norms.
+        floors: [N] norms less their share of the largest rounding error: x's and y's, less 2 x.y, are a lower bound.
+        unit: a power of two.
+    """
 
     base: Tensor
     norms: Tensor
+    floors: Tensor
+    unit: float = 1.0
 
     @classmethod
     def of(cls, rows: Tensor, center: Tensor) -> Centred:
         """Centre rows [N, D] on a point [D]."""
         base = rows - center
-        return cls(base, base.square().sum(dim=1))
+        norms = base.square().sum(dim=1)
+        return cls(base, norms, norms * (1 - relative_error(rows.shape[1])))
+
+    def half(self, unit: float) -> Centred:
+        """The same rows in float16, with floors that allow for what rounding took away.
+
+        With x = a + r and y = b + s, a and b being the rounded rows, x.y - a.b = x.s + r.b, and for each t > 0
+        2 |x.y - a.b| <= t (|x|^2 + |y|^2) + (1 + 1 / t) (|r|^2 + |s|^2), of which each row pays its part.
+
+        Args:
+            unit: see `half_unit`.
+        """
+        rounded = (self.base * unit).half()
+        lost = (self.base - rounded / unit).square().sum(dim=1)
+        floors = self.floors - _HALF * self.norms - (1 + 1 / _HALF) * lost
+        return Centred(rounded, self.norms, floors, unit)
 
     def part(self, rows: slice | Tensor) -> Centred:
         """Some of the rows."""
-        return Centred(self.base[rows], self.norms[rows])
+        return Centred(self.base[rows], self.norms[rows], self.floors[rows], self.unit)
+
+
+def half_unit(*rows: Tensor) -> float:
+    """The power of two that brings the largest entry just below 2^15, so that few others are subnormal in float16.
+
+    Between 2^-60 and 2^60: float32 must hold what undoes its square.
+
+    Args:
+        *rows: float32.
+    """
+    largest = max((float(part.abs().max()) for part in rows if part.numel()), default=0.0)
+    return 2.0 ** min(max(15 - math.frexp(largest)[1], -60), 60)
 
 
 def relative_error(dim: int) -> float:
@@ -37,7 +75,8 @@ def relative_error(dim: int) -> float:
 
     Two norms and twice a product, each a float32 sum of D terms in any order (Higham, Accuracy and Stability of
     Numerical Algorithms, section 3.1), make 2 D units of roundoff, the measured distance D / 16, subtracting the center
-    and the last additions a few more: 4 D + 32 leaves a margin.
+    and the last additions a few more: 4 D + 32 leaves a margin, also for tensor cores, which cut sums off instead of
+    rounding them and so may lose D more.
 
     Args:
         dim: D.
@@ -50,11 +89,16 @@ def lower_bounds(left: Centred, right: Centred) -> Tensor:
 
     Args:
         left: Q rows.
-        right: N rows.
+        right: N rows, in the same precision and unit.
     """
-    kept = 1 - relative_error(left.base.shape[1])
-    bounds = torch.addmm(right.norms * kept, left.base, right.base.T, alpha=-2)
-    return bounds.add_((left.norms * kept).unsqueeze(1))
+    one, other, alpha = left.base, right.base.T, -2 / (left.unit * right.unit)
+    if one.dtype == torch.float32:
+        bounds = torch.addmm(right.floors, one, other, alpha=alpha)
+    elif one.is_cuda:  # sums in float32
+        bounds = torch.addmm(right.floors, one, other, out_dtype=torch.float32, alpha=alpha)
+    else:  # the same numbers: products of float16 are exact in float32
+        bounds = torch.addmm(right.floors, one.float(), other.float(), alpha=alpha)
+    return bounds.add_(left.floors.unsqueeze(1))
 
 
 def propose(targets: Centred, rows: Centred, width: int, side: int) -> tuple[Tensor, Tensor]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from mlt_ops._inputs import DEFAULT_MEMORY, PRODUCTS_PER_CALL, as_features, full_precision, rows_per_chunk
-from mlt_ops._search import Centred, lower_bounds, measure, propose, propose_by_faiss
+from mlt_ops._search import Centred, half_unit, lower_bounds, measure, propose, propose_by_faiss
 from mlt_ops.structures import MAX_ROWS, Neighbors
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-Backend = Literal["auto", "torch", "faiss"]
+Backend = Literal["auto", "torch", "half", "faiss"]
 _SPARE = 16  # candidates beyond k: more of them take time, with fewer more rows must be searched again
 _TILE = {"cpu": 2048, "cuda": 8192}  # targets and rows of a tile at most
 
@@ -44,8 +44,9 @@ def knn(
         k: number of neighbours, 1..N.
         queries: [Q, D] rows to search for. None: the features themselves; each row is then its own first neighbour,
             also where an equal row has a lower index.
-        backend: who proposes. "torch": products of tiles. "faiss": its exact search (CPU only). "auto": "torch",
-            the faster one wherever both were measured.
+        backend: who proposes. "torch": products of tiles in float32. "half": in float16, on a GPU's tensor cores (not
+            yet run on one; without them slower), with wider bounds, so that more rows are doubtful, and half a copy of
+            the features more. "faiss": its exact search (CPU only). "auto": "torch", the fastest wherever measured.
         max_memory: working memory in bytes, apart from the result, one copy of features and queries, and the candidates
             (8 bytes each); None: 1 GiB.
         group: processes that all pass the same arguments; each searches its share of the queries, all get the result.
@@ -88,8 +89,8 @@ def _check(rows: Tensor, targets: Tensor, k: int, backend: Backend) -> None:
         raise ValueError(f"knn: k must be between 1 and the number of features ({len(rows)}), got {k}.")
     if max(len(rows), len(targets)) > MAX_ROWS:
         raise ValueError(f"knn: at most {MAX_ROWS} rows, got {len(rows)} and {len(targets)} queries.")
-    if backend not in ("auto", "torch", "faiss"):
-        raise ValueError(f"knn: backend must be 'auto', 'torch' or 'faiss', got {backend!r}.")
+    if backend not in (known := get_args(Backend)):
+        raise ValueError(f"knn: backend must be one of {', '.join(known)}, got {backend!r}.")
     if backend == "faiss" and rows.is_cuda:
         raise ValueError(f"knn: backend 'faiss' searches on the CPU, but the features are on {rows.device}.")
 
@@ -119,7 +120,9 @@ def unchecked_knn(
             targets_per_call = rows_per_chunk(12 * width, max_memory, "knn", num_rows * dim)
             bounds, candidates = propose_by_faiss(search.goals, search.space, width, targets_per_call)
         else:
-            bounds, candidates = propose(search.goals, search.space, width, side)
+            goals, space = search.in_half() if backend == "half" else (search.goals, search.space)
+            bounds, candidates = propose(goals, space, width, side)
+            del goals, space
         doubtful = [torch.zeros(0, dtype=torch.int64, device=rows.device)]
         for start in range(0, len(candidates), chunk):
             part = slice(start, start + chunk)
@@ -167,6 +170,12 @@ class _Search:
             self.own = torch.arange(share.start, share.stop, dtype=torch.int32, device=rows.device)
         self.distance = rows.new_empty(len(self.targets), k)
         self.index = torch.empty(len(self.targets), k, dtype=torch.int64, device=rows.device)
+
+    def in_half(self) -> tuple[Centred, Centred]:
+        """Targets and rows in float16; one object if they are one."""
+        unit = half_unit(self.space.base, self.goals.base)
+        space = self.space.half(unit)
+        return space if self.goals is self.space else self.goals.half(unit), space
 
     def settle(self, part: slice, bounds: Tensor, candidates: Tensor) -> Tensor:
         """Choose among equally many candidates; returns a bound [Q] that no other row is nearer than."""

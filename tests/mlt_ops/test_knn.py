@@ -125,7 +125,7 @@ def assert_same_bits(one: mlt_ops.Neighbors, other: mlt_ops.Neighbors) -> None:
     assert torch.equal(one.distance, other.distance)
 
 
-@pytest.mark.parametrize("backend", ["torch", "faiss"])
+@pytest.mark.parametrize("backend", ["torch", "half", "faiss"])
 def test_near_duplicates_are_searched_again_until_they_are_exact(device: torch.device, backend: Any) -> None:
     if backend == "faiss":
         pytest.importorskip("faiss")
@@ -176,11 +176,40 @@ def test_lower_bounds_hold(device: torch.device) -> None:
     for dim, scale in ((1, 1.0), (3, 1e4), (256, 1e-3), (2048, 1.0)):
         features = (scale * clustered(60, dim)).to(device)
         centred = _search.Centred.of(features, features.mean(dim=0))
-        bounds = _search.lower_bounds(centred, centred)
         found = exhaustive(features, 60)
-        assert (bounds <= torch.empty_like(bounds).scatter_(1, found.index, found.distance)).all()
-        error = 2.5 * _search.relative_error(dim) * 2 * centred.norms.max()
-        assert (bounds >= torch.empty_like(bounds).scatter_(1, found.index, found.distance) - error).all()
+        exact = torch.empty_like(found.distance).scatter_(1, found.index, found.distance)
+        half = centred.half(_search.half_unit(centred.base))
+        for rows, error in ((centred, _search.relative_error(dim)), (half, 2.0**-10 + _search.relative_error(dim))):
+            bounds = _search.lower_bounds(rows, rows)
+            assert (bounds <= exact).all()
+            assert (bounds >= exact - 2.5 * error * 2 * centred.norms.max()).all()
+
+
+def test_float16_shows_in_the_bounds_alone(device: torch.device) -> None:
+    features = clustered(400, 64).to(device)
+    features[3] = features[4] + 1e-4  # closer than float16 can tell
+    whole = mlt_ops.knn(features, 12)
+    for scale in (1.0, 2.0**-50, 2.0**50):
+        assert_same_bits(mlt_ops.knn(features, 12, backend="half"), whole)
+        part = mlt_ops.knn(scale * features, 12, queries=scale * features[100:], backend="half")
+        assert torch.equal(part.index, mlt_ops.knn(features, 12, queries=features[100:]).index)
+    centred = _search.Centred.of(features, features.mean(dim=0))
+    assert (centred.half(_search.half_unit(centred.base)).floors < centred.floors).all()
+
+
+def test_float16_sums_in_float32(device: torch.device) -> None:
+    features = clustered(50, 2048).to(device)
+    half = _search.Centred.of(features, features.mean(dim=0)).half(2.0**14)
+    rounded = half.base.double() / 2.0**14
+    wanted = half.floors.double() + half.floors.double()[:, None] - 2 * rounded @ rounded.T
+    torch.testing.assert_close(_search.lower_bounds(half, half).double(), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [torch.zeros(0, 3), torch.zeros(5, 3), torch.full((4, 2), 1e-30)])
+def test_half_unit_of_nothing_and_next_to_nothing(rows: Tensor) -> None:
+    assert _search.half_unit(rows) in (2.0**15, 2.0**60)
+    if len(rows):
+        assert mlt_ops.knn(rows, 2, backend="half").distance.eq(0).all()
 
 
 @pytest.mark.parametrize("dim", [1, 31, 32, 33, 200])
@@ -310,7 +339,11 @@ def test_cuda_finds_what_the_cpu_finds() -> None:
         (torch.zeros(5, 2), {"k": 0}, "got 0"),
         (torch.zeros(5, 2), {"k": 1, "queries": torch.zeros(1, 3)}, "must share D and device, got D=3"),
         (torch.zeros(5, 2), {"k": 1, "queries": torch.tensor([[0, float("inf")]])}, "queries must be finite"),
-        (torch.zeros(5, 2), {"k": 1, "backend": "annoy"}, "backend must be 'auto', 'torch' or 'faiss', got 'annoy'"),
+        (
+            torch.zeros(5, 2),
+            {"k": 1, "backend": "annoy"},
+            "backend must be one of auto, torch, half, faiss, got 'annoy'",
+        ),
         (torch.zeros(5, 2), {"k": 1, "max_memory": 100}, "max_memory=100 bytes is too little, one row needs 480"),
     ],
 )
