@@ -14,14 +14,14 @@ from torch import Tensor
 
 from mlt.config import CfgNode, get_cfg
 from mlt.data.augment import BatchTransform
-from mlt.data.build import build_test_loader, build_train_loader, iters_per_epoch
+from mlt.data.build import build_test_loader, build_train_loader, iters_per_epoch, keep_test_images
 from mlt.data.eval_loader import TestLoader
 from mlt.data.image_dataset import ImageDataset
 from mlt.data.image_store import GREY, ImageStore
 from mlt.data.samplers import BatchPlan
 from mlt.data.train_loader import OnDevice, TrainLoader, substitutes
 from mlt.data.transforms import build_train_transform, second_seed
-from mlt.structures import SOURCE, TARGET, UNKNOWN, Batch, ReidRecord
+from mlt.structures import SOURCE, TARGET, UNKNOWN, Batch, ReidRecord, ReidSet
 
 SIZE = (16, 8)
 CHANGE = build_train_transform(SIZE, padding=3, erase=0.5)
@@ -465,3 +465,26 @@ def test_keys_that_have_no_such_value(records: Records, key: str, value: str, me
     cfg.DATALOADER[key] = value
     with pytest.raises(ValueError, match=message):
         build_train_loader(cfg, records, ())
+
+
+def test_test_images_are_kept_from_one_evaluation_to_the_next(
+    records: Records, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One set after the other, as long as they fit beside the training images."""
+    monkeypatch.setattr("mlt.utils.log._said", set())
+    first, second = (
+        ReidSet(name, (), tuple(part[:4]), tuple(part[4:])) for name, part in zip("ab", (records, records))
+    )
+    cfg, image = small_config(), (3 * 16 * 8 + 1) / 1e9
+    cfg.TEST.EVAL_PERIOD = 1
+    cfg.DATALOADER.CACHE_GB = (len(records) + 20.5) * image
+    with caplog.at_level(logging.INFO):
+        kept = keep_test_images(cfg, (first, second), build_train_loader(cfg, records[:20], ()))
+    assert list(kept) == ["a"]
+    assert f"of which others take {(len(records) + 20) * image:.3g}: none are kept" in caplog.text
+    list(gather([build_test_loader(cfg, records, shared=kept["a"])]))
+    decode: Callable[..., None] = lambda path, size: pytest.fail("decoded twice")  # noqa: E731
+    monkeypatch.setattr("mlt.data.image_dataset.decode_image", decode)
+    assert len(list(gather([build_test_loader(cfg, records, shared=kept["a"])]))) == len(records)
+    cfg.TEST.EVAL_PERIOD = 0
+    assert not keep_test_images(cfg, (first, second), build_train_loader(cfg, records[:20], ()))

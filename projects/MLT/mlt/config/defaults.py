@@ -184,11 +184,12 @@ def _add_data(cfg: YacsNode) -> None:
     # A broken image: "error" stops and names it, "skip" replaces it by another of its batch and warns once.
     cfg.DATALOADER.ON_BAD_IMAGE = "error"
     # Decoded images are kept, each is decoded once, if the training images of both domains together take at most so
-    # many GB (10^9 bytes; 1 GB is 10,000 images of 256x128); else none are, and the log says so. 0 = none.
-    cfg.DATALOADER.CACHE_GB = 0.0
-    # Folder of files with decoded images, which all processes of a machine share and later runs find again; test
-    # images are kept, too, a set at a time. On a local disk, best in its memory, such as /dev/shm. A changed data set
-    # gets a new file; files that no run uses may be deleted. "" = memory of each training process and its workers.
+    # many GB (10^9 bytes; 1 GB is 10,000 images of 256x128); so are those of each test set that still fits. Else none
+    # are, and the log says so. 0 = none.
+    cfg.DATALOADER.CACHE_GB = 8.0
+    # Folder of files with decoded images, which all processes of a machine share and later runs find again. On a local
+    # disk, best in its memory, such as /dev/shm. A changed data set gets a new file; files that no run uses may be
+    # deleted. "" = memory, which a run's processes on one machine share.
     cfg.DATALOADER.CACHE_DIR = ""
     # Where kept training images are read from: "host", or "device": MODEL.DEVICE, once all are decoded (needs
     # AUGMENT_ON device). A GPU then holds them all.

@@ -12,11 +12,11 @@ from yacs.config import CfgNode
 from mlt.data.augment import BatchTransform
 from mlt.data.eval_loader import TestLoader
 from mlt.data.image_dataset import ImageDataset
-from mlt.data.image_store import ImageStore, affordable
+from mlt.data.image_store import ImageStore, affordable, gigabytes
 from mlt.data.samplers import BatchPlan
 from mlt.data.train_loader import OnDevice, TrainLoader
 from mlt.data.transforms import train_transform, transform_options
-from mlt.structures import ReidRecord
+from mlt.structures import ReidRecord, ReidSet
 from mlt.utils import comm
 
 
@@ -86,14 +86,38 @@ def shuffled(records: Sequence[ReidRecord]) -> list[ReidRecord]:
     return [records[i] for i in order]
 
 
+def keep_test_images(cfg: CfgNode, sets: Sequence[ReidSet], loader: TrainLoader) -> dict[str, ImageDataset]:
+    """Images of test sets that a run looks at again and again, for `build_test_loader`: those that fit into
+    DATALOADER.CACHE_GB beside the training images, one set after the other.
+
+    Args:
+        cfg: a tree with INPUT, DATALOADER, TEST.
+        sets: test sets.
+        loader: of the training images.
+
+    Returns:
+        Name of a set -> its query, then its gallery images.
+    """
+    if not cfg.TEST.EVAL_PERIOD:
+        return {}
+    stored = [images for images in (loader.source, loader.target) if images is not None and images.store is not None]
+    used, kept = sum(gigabytes(len(images), images.size) for images in stored), dict[str, ImageDataset]()
+    for data in sets:
+        records = data.query + data.gallery
+        if affordable(len(records), cfg.INPUT.SIZE_TEST, cfg.DATALOADER.CACHE_GB, used):
+            kept[data.name] = _images(cfg, records, cfg.INPUT.SIZE_TEST, keep=True)
+            used += gigabytes(len(records), cfg.INPUT.SIZE_TEST)
+    return kept
+
+
 def build_test_loader(cfg: CfgNode, records: Sequence[ReidRecord], *, shared: ImageDataset | None = None) -> TestLoader:
     """A loader of every record once, for this process.
 
     Args:
         cfg: a tree with INPUT, DATALOADER, TEST.
         records: images to load.
-        shared: a dataset of the same records whose store serves here too, if its image size is INPUT.SIZE_TEST. Other
-            images are kept only where DATALOADER.CACHE_DIR keeps them from one loader to the next.
+        shared: a dataset of the same records whose store serves here too, if its image size is INPUT.SIZE_TEST. Without
+            it, images are kept only where DATALOADER.CACHE_DIR keeps them from one loader to the next.
     """
     if shared is not None and shared.size == tuple(cfg.INPUT.SIZE_TEST) and len(shared) == len(records):
         images = shared.untransformed()

@@ -1,4 +1,4 @@
-"""Decoded images, each decoded once: in memory that forked workers share, or in a file that a whole machine shares.
+"""Decoded images, each decoded once: in memory that a run's processes share, or in a file that a whole machine shares.
 
 A file is named after what it holds, so a changed data set makes a new one. While it fills, an image's flag is set after
 its pixels, and the name carries the machine's boot: who is killed leaves whole images for the next, and after a power
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mlt.utils.files import atomic
 from mlt.utils.log import log_once, warn_once
+from mlt.utils.shared_memory import shared_map
 from mlt.utils.transfer import send
 
 logger = logging.getLogger(__name__)
@@ -31,19 +32,31 @@ GREY = 128  # stands for an image that cannot be read
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # Linux
 
 
-def affordable(num_images: int, size: Sequence[int], cache_gb: float) -> bool:
+def gigabytes(num_images: int, size: Sequence[int]) -> float:
+    """What decoded images and their flags take, in 10^9 bytes.
+
+    Args:
+        num_images: how many.
+        size: height and width.
+    """
+    return num_images * (3 * size[0] * size[1] + 1) / 1e9
+
+
+def affordable(num_images: int, size: Sequence[int], cache_gb: float, used_gb: float = 0.0) -> bool:
     """Whether decoded images fit into a budget; says once when they do not.
 
     Args:
         num_images: how many.
         size: height and width.
         cache_gb: DATALOADER.CACHE_GB, in 10^9 bytes; 0 = none are to be kept.
+        used_gb: what others take of it.
     """
-    wanted = num_images * (3 * size[0] * size[1] + 1) / 1e9
-    if 0 < cache_gb < wanted:
+    wanted = gigabytes(num_images, size)
+    if 0 < cache_gb < used_gb + wanted:
         text = f"{num_images} images of {size[0]}x{size[1]} take {wanted:.3g} GB, DATALOADER.CACHE_GB is {cache_gb:g}"
-        log_once(logger, f"{text}: none are kept, each is decoded whenever it is needed")
-    return num_images > 0 and wanted <= cache_gb
+        beside = f", of which others take {used_gb:.3g}" if used_gb else ""
+        log_once(logger, f"{text}{beside}: none are kept, each is decoded whenever it is needed")
+    return num_images > 0 and used_gb + wanted <= cache_gb
 
 
 class ImageStore:
@@ -54,8 +67,9 @@ class ImageStore:
     Args:
         paths: the images, in any order; a path that comes twice has one row.
         size: height and width that they are resized to.
-        folder: where its file is, "" for memory of this process and those forked from it. Where the file cannot be
-            made, a warning says so, and memory takes its place.
+        folder: where its file is, "" for memory: of the process group's processes on this machine, which must all make
+            the same stores in the same order, and those forked from them. Where the file cannot be made, a warning says
+            so, and memory of this process alone takes its place.
 
     Attributes:
         rows: path -> row.
@@ -75,15 +89,15 @@ class ImageStore:
         self.flags[(self.flags == BROKEN).nonzero().flatten()] = EMPTY  # whoever comes anew looks again
 
     def _map(self, num_bytes: int) -> mmap.mmap:
-        if self._file is not None:
-            try:
-                return self._file.map(num_bytes)
-            except OSError as error:
-                text = f"DATALOADER.CACHE_DIR: no file of {num_bytes / 1e9:.3g} GB there: {error}"
-                warn_once(logger, f"{text}; the decoded images stay in the memory of each process")
-                self._file = None
-        # an anonymous map is shared by fork like a file in /dev/shm, without the small limit that containers set there
-        return mmap.mmap(-1, num_bytes)
+        if self._file is None:
+            return shared_map(num_bytes)
+        try:
+            return self._file.map(num_bytes)
+        except OSError as error:
+            text = f"DATALOADER.CACHE_DIR: no file of {num_bytes / 1e9:.3g} GB there: {error}"
+            warn_once(logger, f"{text}; the decoded images stay in the memory of each process")
+            self._file = None
+            return mmap.mmap(-1, num_bytes)
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("An ImageStore is shared by fork or by its file, never pickled")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 
 from mlt.clustering.camera_centering import center_cameras
 from mlt.data.build import build_test_loader
+from mlt.data.image_dataset import ImageDataset
 from mlt.engine.extract import extract
 from mlt.evaluation.trials import Ranking, evaluate_trials
 from mlt.modeling.meta_arch import ReidModel
@@ -24,7 +25,9 @@ logger = logging.getLogger(__name__)
 Results = dict[str, dict[str, dict[str, float]]]  # set -> net -> metric -> value
 
 
-def evaluate(cfg: CfgNode, model: ReidModel, sets: Sequence[ReidSet]) -> Results:
+def evaluate(
+    cfg: CfgNode, model: ReidModel, sets: Sequence[ReidSet], images: Mapping[str, ImageDataset] | None = None
+) -> Results:
     """Evaluate every net of `model` on every set that has a query and a gallery.
 
     All processes extract features, the main one computes the metrics, and all get its results.
@@ -33,6 +36,7 @@ def evaluate(cfg: CfgNode, model: ReidModel, sets: Sequence[ReidSet]) -> Results
         cfg: TEST.* and the loader's keys are read.
         model: a meta-architecture; put into eval mode for the call.
         sets: data sets; those without a test split are skipped with a message.
+        images: of some sets, by name, if they are kept from one evaluation to the next (`keep_test_images`).
 
     Returns:
         set name -> net name ("student", "teacher"; with " centred" behind it for features from which each
@@ -47,14 +51,16 @@ def evaluate(cfg: CfgNode, model: ReidModel, sets: Sequence[ReidSet]) -> Results
     results: Results = {}
     for data in sets:
         if data.has_test:
-            results[data.name] = _evaluate_set(cfg, model, data)
+            results[data.name] = _evaluate_set(cfg, model, data, (images or {}).get(data.name))
         else:
             warn_once(logger, f"{data.name} has no query or no gallery: not evaluated")
     model.train(mode)
     return results
 
 
-def _evaluate_set(cfg: CfgNode, model: ReidModel, data: ReidSet) -> dict[str, dict[str, float]]:
+def _evaluate_set(
+    cfg: CfgNode, model: ReidModel, data: ReidSet, images: ImageDataset | None
+) -> dict[str, dict[str, float]]:
     records = data.query + data.gallery
     pids = torch.tensor([r.pid for r in records])
     camids = torch.tensor([r.camid for r in records])
@@ -67,7 +73,7 @@ def _evaluate_set(cfg: CfgNode, model: ReidModel, data: ReidSet) -> dict[str, di
         embed = functools.partial(model.evaluate, net=net)
         if cfg.TEST.FLIP.ENABLED:
             embed = functools.partial(_both_sides, embed)
-        features = extract(embed, build_test_loader(cfg, records), len(records), model.device)
+        features = extract(embed, build_test_loader(cfg, records, shared=images), len(records), model.device)
         variants = {net: features} | ({f"{net} centred": center_cameras(features, camids)} if centre else {})
         for name, variant in variants.items():
             for suffix, ranking in rankings(cfg).items():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from yacs.config import CfgNode
 
-from mlt.data.build import build_test_loader, build_train_loader
+from mlt.data.build import build_test_loader, build_train_loader, keep_test_images
 from mlt.data.datasets import read_datasets
 from mlt.engine import hooks
 from mlt.engine.accumulation import split_batch
@@ -76,6 +76,7 @@ class Trainer(ModelLabelHost, TrainLoop):
         compile_backbones(self.model, cfg.MODEL.COMPILE)
         self.net = parallelize(self.model, accumulates=cfg.SOLVER.ACCUMULATION > 1)
         self.loader = build_train_loader(cfg, self.source, self.target, num_views=self.model.num_views)
+        self.test_images = keep_test_images(cfg, self.test_sets, self.loader)
         self.events = EventStorage(cfg.OUTPUT_DIR)
         self.checkpointer = Checkpointer(cfg.OUTPUT_DIR)
         self._losses: dict[str, Tensor] = {}
@@ -209,7 +210,7 @@ class Trainer(ModelLabelHost, TrainLoop):
 
     def evaluate(self) -> Results:
         """All nets on all test sets."""
-        results = evaluate(self.cfg, self.model, self.test_sets)
+        results = evaluate(self.cfg, self.model, self.test_sets, self.test_images)
         for name, nets in results.items():
             self.events.put({f"{name}/{net}/{k}": v for net, row in nets.items() for k, v in row.items()})
         return results
