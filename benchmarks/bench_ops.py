@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ops_data import LATENT, approximate_neighbors, make_features, quality, require_real
+from ops_data import LATENT, NOISE, approximate_neighbors, make_features, quality, require_real
 from torch import Tensor
 
 import mlt_ops
@@ -269,7 +269,7 @@ def measure(size: int, args: argparse.Namespace, speed: Figures) -> Figures:
         args: command line.
         speed: see `machine_speed`.
     """
-    features, latent, pids = make_features(size, args.dim, args.seed)
+    features, latent, pids = make_features(size, args.dim, args.seed, args.noise)
     features, latent = features.to(args.device), latent.to(args.device)
     searched = features if size <= args.search_size else latent
     if size <= args.knn_size:
@@ -287,6 +287,7 @@ def measure(size: int, args: argparse.Namespace, speed: Figures) -> Figures:
     return {
         "N": size,
         "seed": args.seed,
+        "noise": args.noise,
         "load average": os.getloadavg()[0],
         "seconds": search.seconds | best.seconds,
         "processor seconds": search.cpu_seconds | best.cpu_seconds,
@@ -368,6 +369,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[12936])
     parser.add_argument("--dim", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--noise", type=float, default=NOISE, help="of the features; less where the search misses rows")
     parser.add_argument("--repeats", type=int, default=5, help="the fastest counts")
     parser.add_argument("--search-size", type=int, default=20000, help="above it, neighbours are searched in R^128")
     parser.add_argument(

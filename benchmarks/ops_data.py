@@ -16,13 +16,14 @@ LIKENESS, NOISE, NOISE_SPREAD = 0.8, 0.9, 0.6  # lengths beside unit centres; th
 BANDS = {"ARI": (0.6, 0.8), "outliers": (0.1, 0.25)}  # real features' results
 
 
-def make_features(num_rows: int, dim: int, seed: int) -> tuple[Tensor, Tensor, np.ndarray]:
+def make_features(num_rows: int, dim: int, seed: int, noise: float = NOISE) -> tuple[Tensor, Tensor, np.ndarray]:
     """Features [N, D], the same ones before lifting [N, 128], and identities [N].
 
     Args:
         num_rows: N.
         dim: D.
         seed: of all random numbers.
+        noise: median length of what is added to a centre.
     """
     rng = np.random.default_rng(seed)
 
@@ -37,8 +38,8 @@ def make_features(num_rows: int, dim: int, seed: int) -> tuple[Tensor, Tensor, n
     pids = rng.choice(num_ids, size=num_rows, p=weight / weight.sum())  # in random order: rows are shuffled
     groups = unit(normal(max(num_ids // 3, 1), LATENT))
     centres = unit(groups[rng.integers(len(groups), size=num_ids)] + LIKENESS / LATENT**0.5 * normal(num_ids, LATENT))
-    noise = NOISE / LATENT**0.5 * np.exp(NOISE_SPREAD * normal(num_ids, 1))
-    latent = unit(centres[pids] + noise[pids] * normal(num_rows, LATENT))
+    spread = noise / LATENT**0.5 * np.exp(NOISE_SPREAD * normal(num_ids, 1))
+    latent = unit(centres[pids] + spread[pids] * normal(num_rows, LATENT))
     lift = np.linalg.qr(rng.standard_normal((dim, LATENT)))[0].astype(np.float32)
     return torch.from_numpy(latent @ lift.T), torch.from_numpy(latent), pids
 
@@ -55,7 +56,7 @@ def approximate_neighbors(rows: Tensor, k: int) -> mlt_ops.Neighbors:
     index = faiss.index_factory(rows.shape[1], f"IVF{int(4 * len(rows) ** 0.5)},Flat")
     index.train(rows[:200_000].numpy())
     index.add(rows.numpy())
-    index.nprobe = 64
+    index.nprobe = 16
     found = torch.cat([torch.from_numpy(index.search(part.numpy(), k)[1]) for part in rows.split(2000)]).int()
     itself = torch.arange(len(rows), dtype=torch.int32).unsqueeze(1)
     others = torch.cat([itself, found], dim=1)[:, :k].where(~(found == itself).any(dim=1, keepdim=True), found)
