@@ -1,13 +1,14 @@
-# make test (all checks) | demo | install | fastreid | lint | types | wheel | gpu-check | sanitize | clean.  PYTHON= chooses the interpreter.
+# make test (all checks) | demo | install | fastreid | lint | types | wheel | gpu-check | gpu-bench | sanitize | clean.  PYTHON= chooses the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+GPU = $(shell $(PYTHON) -c 'import torch; print(torch.cuda.is_available() and torch.cuda.get_device_name().replace(" ", "-"))')
 WHEEL_ARCHS ?= 7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX
 NATIVE := setup.py pyproject.toml $(wildcard mlt_ops/csrc/*.* mlt_ops/csrc/*/*.*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: install fastreid demo test lint types wheel gpu-check sanitize sanitize-threads sanitize-memory sanitize-cuda abi-check clean
+.PHONY: install fastreid demo test lint types wheel gpu-check gpu-bench sanitize sanitize-threads sanitize-memory sanitize-cuda abi-check clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -62,8 +63,17 @@ wheel: $(VENV)/.requirements
 gpu-check:
 	$(PYTHON) setup.py --quiet build_ext --inplace
 	$(PYTHON) -m pytest tests/mlt_ops -rs
-	$(PYTHON) benchmarks/bench_ops.py --device cuda --sizes 12936 200000 1000000 --search-size 1000000 --json \
-		"benchmarks/results/$$($(PYTHON) -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "-"))').json"
+	$(PYTHON) benchmarks/bench_ops.py --device cuda --sizes 12936 200000 1000000 --search-size 1000000 \
+		--json "benchmarks/results/$(GPU).json"
+
+# There, after gpu-check: training, images and evaluation at the sizes of DukeMTMC-reID and Market-1501; needs torchvision,
+# yacs, Pillow and tabulate in $(PYTHON), too. Without a GPU it says so.
+gpu-bench: export PYTHONPATH := .:projects/MLT
+gpu-bench:
+	$(PYTHON) benchmarks/bench_train.py --device cuda --source 16522 --target 12936 --queries 3368 --gallery 15913 \
+		--steps 50 --workers 8 --json "benchmarks/results/train-$(GPU).json"
+	$(PYTHON) benchmarks/bench_eval.py --device cuda --json "benchmarks/results/eval-$(GPU).json"
+	$(PYTHON) benchmarks/bench_data.py --device cuda --json "benchmarks/results/data-$(GPU).json"
 
 # Memory errors and undefined behaviour under the whole test set, races in the row builders; needs g++ and its runtimes.
 sanitize: sanitize-threads sanitize-memory

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_ops import hardware
+from hardware import hardware, require
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -259,6 +259,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of our batches; the peers' stay on the CPU")
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
+    require(args.device)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:

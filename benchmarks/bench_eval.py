@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_ops import Figures, hardware, peak_memory
+from hardware import Figures, hardware, require
+from stages import peak_memory
 from tabulate import tabulate
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -243,6 +244,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cuda: not yet run on a GPU")
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
+    require(args.device)
     torch.set_num_threads(args.threads)
     ids = make_ids(args.seed)
     sides = [rows.to(args.device) for rows in make_features(ids, args.dim, args.noise, args.seed)]

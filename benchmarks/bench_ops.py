@@ -15,142 +15,26 @@ processor's, which other programs disturb less, and the longest time for which C
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
-import platform
-import resource
-import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from hardware import Figures, hardware, machine_speed, require
 from ops_data import LATENT, NOISE, approximate_neighbors, make_features, quality, require_real
+from stages import Stages, peak_memory
 from torch import Tensor
 
 import mlt_ops
-from mlt_ops._inputs import as_features, as_neighbors, full_precision
+from mlt_ops._inputs import as_features, as_neighbors
 from mlt_ops._sparse import mirror, neighborhood_order, renumbered, transpose
 from mlt_ops.expand_query import unchecked_expand_query
 from mlt_ops.jaccard import jaccard_rows
 from mlt_ops.k_reciprocal import unchecked_k_reciprocal
 
 K1, K2, EPS, MIN_SAMPLES = 30, 6, 0.6, 4
-Figures = dict[str, Any]
-
-
-class Stages:
-    """Wall-clock and processor seconds of named stages, how long Ctrl-C would have had to wait, and what must be moved.
-
-    Attributes:
-        moved: bytes of the tensors that go into a stage and come out, each counted once: no stage can move less.
-    """
-
-    def __init__(self) -> None:
-        self.moved: dict[str, int] = {}
-        self.seconds: dict[str, float] = {}
-        self.cpu_seconds: dict[str, float] = {}
-        self.longest_wait: dict[str, float] = {}
-
-    def __call__(self, name: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Run one stage.
-
-        Args:
-            name: of the stage.
-            function: what to run.
-            *args: for it.
-            **options: for it.
-        """
-        begin, cpu_begin = time.perf_counter(), time.process_time()
-        with longest_wait_for_signals() as waited:
-            result = function(*args, **options)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-        self.seconds[name] = time.perf_counter() - begin
-        self.cpu_seconds[name] = time.process_time() - cpu_begin
-        self.longest_wait[name] = max(waited)
-        self.moved[name] = tensor_bytes([args, result])
-        return result
-
-
-def tensor_bytes(things: Any) -> int:
-    """Bytes of all different tensors in nested tuples, lists and structures.
-
-    Args:
-        things: anything.
-    """
-    found: dict[int, int] = {}
-
-    def look(thing: Any) -> None:
-        if isinstance(thing, Tensor):
-            found[thing.data_ptr()] = thing.numel() * thing.element_size()
-        elif isinstance(thing, (tuple, list)):
-            for part in thing:
-                look(part)
-        elif isinstance(thing, mlt_ops.SparseRows):
-            look([thing.rowptr, thing.col, thing.value])
-
-    look(things)
-    return sum(found.values())
-
-
-@contextmanager
-def longest_wait_for_signals() -> Iterator[list[float]]:
-    """Seconds between the moments at which Python could act on a signal, such as Ctrl-C, during the block."""
-    moments, waited = [time.perf_counter()], [0.0]
-
-    def act(*_: object) -> None:
-        moments.append(time.perf_counter())
-
-    before = signal.signal(signal.SIGALRM, act)
-    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
-    try:
-        yield waited
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        moments.append(time.perf_counter())
-        waited += [later - earlier for earlier, later in pairwise(moments)]
-
-
-@contextmanager
-def peak_memory(device: torch.device) -> Iterator[Figures]:
-    """Bytes that the block needs beyond what is held when it begins; on a CPU the resident set, sampled each 2 ms.
-
-    Args:
-        device: whose memory.
-    """
-    figures: Figures = {}
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        yield figures
-        figures["peak_bytes"] = torch.cuda.max_memory_allocated() - before
-        return
-    ctypes.CDLL(None).malloc_trim(0)  # what the search has freed would hide what comes now (glibc)
-
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-    before, highest, done = resident(), [0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.002):
-            highest[0] = max(highest[0], resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    yield figures
-    done.set()
-    watcher.join()
-    figures["peak_bytes"] = max(highest[0], resident()) - before
 
 
 def run_knn(features: Tensor, repeats: int) -> tuple[mlt_ops.Neighbors, Stages, dict[str, int]]:
@@ -302,36 +186,6 @@ def measure(size: int, args: argparse.Namespace, speed: Figures) -> Figures:
     }
 
 
-def machine_speed(device: torch.device) -> Figures:
-    """What the machine does at its best, measured here: bytes moved and floating-point operations per second.
-
-    Args:
-        device: CPU or GPU.
-    """
-    gpu = device.type == "cuda"
-    source = torch.zeros(1 << (30 if gpu else 27), dtype=torch.uint8, device=device)
-    target, side = torch.empty_like(source), 8192 if gpu else 2048
-    one = torch.randn(side, side, device=device)
-
-    def best(call: Callable[[], object]) -> float:
-        taken = []
-        for _ in range(5):
-            begin = time.perf_counter()
-            call()
-            if gpu:
-                torch.cuda.synchronize()
-            taken.append(time.perf_counter() - begin)
-        return min(taken)
-
-    speed = {"bytes/s": 2 * source.numel() / best(lambda: target.copy_(source))}
-    with full_precision(device):
-        speed["float32 FLOP/s"] = 2 * side**3 / best(lambda: one @ one)
-        if gpu:
-            rounded = one.half()
-            speed["float16 FLOP/s"] = 2 * side**3 / best(lambda: rounded @ rounded)
-    return speed
-
-
 def shares_of_floor(stages: Stages, num_rows: int, speed: Figures) -> dict[str, float]:
     """The least time that a stage could take, at the machine's best, as a share of what it took.
 
@@ -350,19 +204,6 @@ def shares_of_floor(stages: Stages, num_rows: int, speed: Figures) -> dict[str, 
     return {name: seconds / stages.seconds[name] for name, seconds in least.items()}
 
 
-def hardware(device: str) -> Figures:
-    """Where the figures were measured."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return {
-        "GPU": torch.cuda.get_device_name() if device == "cuda" else None,
-        "CPU": next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor()),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "build": mlt_ops.describe_build(),
-    }
-
-
 def main() -> None:
     """Measure, print, and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -379,6 +220,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
+    require(args.device)
     if args.knn_size is None:
         args.knn_size = 200_000 if args.device == "cpu" else max(args.sizes)
     speed = machine_speed(torch.device(args.device))

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from bench_ops import Figures, hardware, peak_memory
+from hardware import Figures, hardware
 from ops_data import make_features
+from stages import peak_memory
 from tabulate import tabulate
 
 import mlt_ops

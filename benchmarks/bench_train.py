@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_ops import hardware
+from hardware import hardware, require
 from PIL import Image
 from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
@@ -259,6 +259,7 @@ def main() -> None:
     parser.add_argument("--compile", default="", help="MODEL.COMPILE of the fast way")
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
+    require(args.device)
     args.size = args.size or ([256, 128] if args.device == "cuda" else [128, 64])
     with tempfile.TemporaryDirectory() as name:
         folder, size = Path(name), (args.size[0] // 2, args.size[1] // 2)
