@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+R = TypeVar("R")
 
 
 def share_of_rank(num_rows: int, group: dist.ProcessGroup) -> slice:
@@ -54,6 +57,32 @@ def check_same_everywhere(op: str, numbers: list[float], device: torch.device, g
             f"{op}: all processes of the group must pass the same arguments, but sizes or contents differ: "
             f"{everyone}. Gather the features before the search."
         )
+
+
+def unless_one_fails(op: str, compute: Callable[[], R], device: torch.device, group: dist.ProcessGroup) -> R:
+    """What this process computes, when all have: none may wait for the rows of one that is out of memory.
+
+    Args:
+        op: the operator, for the message.
+        compute: calls no other process.
+        device: where the group's backend takes tensors.
+        group: the processes.
+
+    Raises:
+        Exception: what `compute` raised here.
+        RuntimeError: it raised on another process alone.
+    """
+    error: Exception | None = None
+    try:
+        result = compute()
+    except Exception as caught:
+        error = caught
+    failed = [rank for rank, (number,) in enumerate(gather_numbers([error is not None], device, group)) if number]
+    if error is not None:
+        raise error
+    if failed:
+        raise RuntimeError(f"{op}: failed on process {failed[0]} of the group; its own error says why.")
+    return result
 
 
 def gather_numbers(numbers: Sequence[float], device: torch.device, group: dist.ProcessGroup) -> list[tuple[float, ...]]:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import DEFAULT_MEMORY, as_features, full_precision, rows_per_chunk
-from mlt_ops._search import by_faiss
-from mlt_ops.segment_mean import unchecked_segment_mean
+from mlt_ops._inputs import DEFAULT_MEMORY, as_features, full_precision
+from mlt_ops._lloyd import Backend, Problem
 from mlt_ops.structures import KMeansResult
 
-Backend = Literal["torch", "faiss"]
 _SEED_DIM = 512  # seeding passes K times over the rows; a random projection to so many keeps distances to about 6 %
-_TOLERANCE = 1e-4  # of the mean variance of the features: stop when all centroids together move less (scikit-learn's)
 
 
 def kmeans(
@@ -34,8 +30,9 @@ def kmeans(
     Seeding is greedy k-means++; iterations end when no label changes or the centroids move less than 1e-4 of the
     features' variance. A cluster that runs empty takes the row that is farthest from its centroid. Random numbers are
     drawn on the CPU, so each device starts alike, and centroids are summed in one fixed order; a row that is as near to
-    two centroids as rounding can tell may still go either way on another device. Time O(N * D * K) per iteration;
-    memory: a copy of the features, and chunks of at most 1 GiB.
+    two centroids as rounding can tell may still go either way on another device. Runs go side by side: one product per
+    chunk of rows serves those that have not settled. Time O(N * D * K) per iteration of a run; memory: a copy of the
+    features, and at most 1 GiB each (or what one run takes) for the runs' centroids and for products.
 
     Args:
         features: [N, D], any floating dtype; computed in float32.
@@ -67,8 +64,8 @@ def kmeans(
     if num_restarts > 1:
         raise ValueError(f"kmeans: every run from init is the same; num_restarts must be 1, got {num_restarts}.")
     with full_precision(rows.device):
-        problem = _Problem.of(rows)
-        return problem.solve(start - problem.center, max_iter, backend)
+        problem = Problem.of(rows)
+        return problem.solve([start - problem.center], max_iter, backend)[0]
 
 
 def kmeans_mixture(
@@ -82,8 +79,9 @@ def kmeans_mixture(
 ) -> list[KMeansResult]:
     """Cluster the same rows into several numbers of clusters, as a mixture of labels needs it.
 
-    Group g is `kmeans(features, num_clusters[g], seed=seed + g, ...)`, but the passes over the rows that seeding makes,
-    as many as there are clusters, serve all groups and restarts at once.
+    Group g is `kmeans(features, num_clusters[g], seed=seed + g, ...)`, but each pass over the rows, whether of seeding
+    or of Lloyd's iterations, serves all groups and restarts at once. The random draws are the same, products of another
+    size may round differently: a row that is as near to two centroids as rounding can tell may go either way.
 
     Args:
         features: [N, D], see `kmeans`.
@@ -150,45 +148,22 @@ def _check(
         raise ValueError(f"{op}: num_restarts and max_iter must be >= 1, got {num_restarts} and {max_iter}.")
 
 
-class _Problem(NamedTuple):
-    """The rows to cluster and what all runs need of them.
-
-    Centred rows have the same distances, but smaller norms, with which rounding errors grow.
-    """
-
-    centred: Tensor
-    center: Tensor
-    norms: Tensor
-    tolerance: float
-
-    @classmethod
-    def of(cls, rows: Tensor) -> _Problem:
-        center = rows.mean(dim=0)
-        centred = rows - center
-        norms = centred.square().sum(dim=1)
-        tolerance = _TOLERANCE * float(norms.sum(dtype=torch.float64)) / max(rows.numel(), 1)
-        return cls(centred, center, norms, tolerance)
-
-    def solve(self, start: Tensor, max_iter: int, backend: Backend) -> KMeansResult:
-        """One run from centred centroids."""
-        labels, centroids = _lloyd(self.centred, self.norms, start, max_iter, self.tolerance, backend)
-        return KMeansResult(labels, centroids + self.center, _inertia(self.centred, labels, centroids))
-
-
 def _best_runs(
     rows: Tensor, num_clusters: Sequence[int], seeds: Sequence[int], num_restarts: int, max_iter: int, backend: Backend
 ) -> list[KMeansResult]:
     """For each number of clusters the run of least inertia."""
+    side_by_side = max(DEFAULT_MEMORY // (12 * max(num_clusters) * max(rows.shape[1], 1)), 1)
     with full_precision(rows.device):
-        problem = _Problem.of(rows)
+        problem = Problem.of(rows)
         each = [number for number in num_clusters for _ in range(num_restarts)]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         chosen = _seed(problem.centred, each, [generator for generator in generators for _ in range(num_restarts)])
-        best: list[KMeansResult] = []
-        for first in range(0, len(chosen), num_restarts):
-            runs = (problem.solve(problem.centred[c], max_iter, backend) for c in chosen[first : first + num_restarts])
-            best.append(min(runs, key=lambda run: run.inertia))
-    return best
+        runs: list[KMeansResult] = []
+        for begin in range(0, len(chosen), side_by_side):
+            starts = [problem.centred[seeded] for seeded in chosen[begin : begin + side_by_side]]
+            runs += problem.solve(starts, max_iter, backend)
+    groups = (runs[begin : begin + num_restarts] for begin in range(0, len(runs), num_restarts))
+    return [min(group, key=lambda run: run.inertia) for group in groups]
 
 
 def _seed(rows: Tensor, num_clusters: Sequence[int], generators: Sequence[torch.Generator]) -> list[Tensor]:
@@ -206,7 +181,7 @@ def _seed(rows: Tensor, num_clusters: Sequence[int], generators: Sequence[torch.
     for begin in range(0, len(draws), runs_per_pass):
         some = draws[begin : begin + runs_per_pass]
         first = torch.cat([row for row, _ in some]).to(rows.device)
-        together = _spread(rows, norms, first, _padded([trials for _, trials in some]).to(rows.device))
+        together = _choose(rows, norms, first, _padded([trials for _, trials in some]).to(rows.device))
         chosen += [run[:number] for run, number in zip(together, num_clusters[begin:], strict=False)]
     return chosen
 
@@ -228,7 +203,7 @@ def _padded(trials: list[Tensor]) -> Tensor:
     return out
 
 
-def _spread(rows: Tensor, norms: Tensor, first: Tensor, draws: Tensor) -> Tensor:
+def _choose(rows: Tensor, norms: Tensor, first: Tensor, draws: Tensor) -> Tensor:
     """Chosen rows [R, K] of R runs from the row that each starts with [R] and its trials [K, R, T]."""
     run = torch.arange(len(first), device=rows.device)
     chosen = [first]
@@ -250,63 +225,3 @@ def _squared_distance(points: Tensor, rows: Tensor, norms: Tensor) -> Tensor:
     """[P, N] from P points, of the norms' magnitude, to all rows."""
     distance = torch.addmm(norms, points, rows.T, alpha=-2)
     return distance.add_(points.square().sum(dim=1, keepdim=True)).clamp_(min=0)
-
-
-def _lloyd(
-    rows: Tensor, norms: Tensor, centroids: Tensor, max_iter: int, tolerance: float, backend: Backend
-) -> tuple[Tensor, Tensor]:
-    """Iterate until it settles; the centroids returned are the means of the labels returned."""
-    num_clusters = len(centroids)
-    previous = torch.full_like(norms, -1, dtype=torch.int64)
-    for _ in range(max_iter):
-        labels, distance = _assign(rows, norms, centroids, backend)
-        _fill_empty_clusters(labels, distance, num_clusters)
-        if torch.equal(labels, previous):
-            break
-        means, count = unchecked_segment_mean(rows, labels, num_clusters)
-        moved, centroids = centroids, torch.where(count.unsqueeze(1) > 0, means, centroids)
-        previous = labels
-        if float((centroids - moved).square().sum(dtype=torch.float64)) <= tolerance:
-            break
-    return previous, centroids
-
-
-def _assign(rows: Tensor, norms: Tensor, centroids: Tensor, backend: Backend) -> tuple[Tensor, Tensor]:
-    """Nearest centroid of each row, the lowest-numbered among equals, and the squared distance to it."""
-    chunk = rows_per_chunk(4 * len(centroids), None, "kmeans", centroids.numel())
-    if backend == "faiss":
-        distance, labels = by_faiss(rows, centroids, 1, chunk)
-        return labels.squeeze(1), distance.squeeze(1)
-    labels = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-    distance = torch.empty_like(norms)
-    half_norms = centroids.square().sum(dim=1).mul_(0.5)
-    for start in range(0, len(rows), chunk):
-        part = slice(start, start + chunk)
-        # |x - c|^2 = |x|^2 + 2 (|c|^2 / 2 - x.c), and |x|^2 does not matter for the choice of c
-        lowest, labels[part] = torch.addmm(half_norms, rows[part], centroids.T, alpha=-1).min(dim=1)
-        distance[part] = lowest.mul_(2).add_(norms[part]).clamp_(min=0)
-    return labels, distance
-
-
-def _fill_empty_clusters(labels: Tensor, distance: Tensor, num_clusters: int) -> None:
-    """Give each empty cluster, in place, the farthest row whose own cluster keeps another one."""
-    count = torch.bincount(labels, minlength=num_clusters).tolist()
-    empty = [cluster for cluster, members in enumerate(count) if members == 0]
-    if not empty:
-        return
-    farthest = distance.argsort(descending=True, stable=True)
-    owners = labels[farthest].tolist()
-    spread = int((distance > 0).sum())
-    for row, owner in zip(farthest[:spread].tolist(), owners):
-        if count[owner] > 1:
-            count[owner] -= 1
-            labels[row] = empty.pop(0)
-            if not empty:
-                return
-
-
-def _inertia(rows: Tensor, labels: Tensor, centroids: Tensor) -> float:
-    """Sum of squared distances to the own centroid, by differences."""
-    chunk = rows_per_chunk(8 * rows.shape[1], None, "kmeans")
-    parts = zip(rows.split(chunk), labels.split(chunk))
-    return sum(float((x - centroids[y]).square_().sum(dtype=torch.float64)) for x, y in parts)

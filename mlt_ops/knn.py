@@ -59,6 +59,7 @@ def knn(
         ValueError: malformed, non-finite or huge inputs, differing D or device, k out of range, too little memory, an
             unknown backend, arguments that differ among the processes.
         ModuleNotFoundError: backend "faiss" without faiss.
+        RuntimeError: another process of the group has failed.
     """
     rows = as_features(features, "knn")
     targets = rows if queries is None else as_features(queries, "knn", "queries")
@@ -68,10 +69,13 @@ def knn(
     else:
         from mlt_ops import _gather  # not every PyTorch has torch.distributed
 
-        numbers = [*rows.shape, *targets.shape, k, float(rows.sum(dtype=torch.float64))]
+        contents = int(rows.view(torch.int32).sum(dtype=torch.int64)) % 2**52  # of bits: any order gives the same sum
+        numbers = [*rows.shape, *targets.shape, k, contents]
         _gather.check_same_everywhere("knn", numbers, rows.device, group)
         share = _gather.share_of_rank(len(targets), group)
-        mine, mine_doubtful = unchecked_knn(rows, targets, share, k, backend, max_memory)
+        mine, mine_doubtful = _gather.unless_one_fails(
+            "knn", lambda: unchecked_knn(rows, targets, share, k, backend, max_memory), rows.device, group
+        )
         found = Neighbors(*(_gather.gather_rows(part, len(targets), group) for part in mine))
         doubtful = _gather.total(mine_doubtful, rows.device, group)
     if stats is not None:

@@ -7,7 +7,7 @@ is Stage I fine-tuned with the target's labels, by its own recipe with Stage II'
 The target needs labelled training images and a test split.
 
 Each run has a folder named by fingerprints of its resolved config with its weights, and of the images: an unchanged run
-is not made again, a changed one is.
+is not made again, a changed one is. A changed module of --import shows in neither: choose another OUTPUT_DIR.
 
     python tools/measure_gap.py --config-file configs/MLT/synthetic.yml --check
     python tools/measure_gap.py --config-file configs/MLT/duke2market.yml --num-gpus 4
@@ -33,7 +33,7 @@ from mlt.data.datasets import read_datasets
 from mlt.engine.check import check_run
 from mlt.engine.fingerprint import data_fingerprint, fingerprint
 from mlt.engine.pretrain import pretrain_config, pretrain_configs
-from mlt.engine.run import load_cfg
+from mlt.engine.run import add_import_flag, load_cfg
 from mlt.engine.start import read_train_images
 from mlt.modeling.weights import is_backbone_only
 from mlt.structures import UNKNOWN, ReidRecord
@@ -54,12 +54,12 @@ def train_net(*words: str) -> int:
     return subprocess.run([sys.executable, TRAIN_NET, *words], check=False).returncode
 
 
-def run_once(cfg: CfgNode, num_gpus: int, *, makes: str) -> str:
+def run_once(cfg: CfgNode, flags: Sequence[str], *, makes: str) -> str:
     """Path of a file that a run of tools/train_net.py leaves behind; the run is made when the file is not there.
 
     Args:
         cfg: resolved config with a folder of its own.
-        num_gpus: processes.
+        flags: further ones for tools/train_net.py.
         makes: "model_final.pth" for a training, "evaluation.json" for an evaluation of MODEL.WEIGHTS.
 
     Raises:
@@ -72,14 +72,14 @@ def run_once(cfg: CfgNode, num_gpus: int, *, makes: str) -> str:
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     recipe = os.path.join(cfg.OUTPUT_DIR, "recipe.yaml")
     save_cfg(cfg, recipe)
-    flag = "--eval-only" if makes == "evaluation.json" else "--resume"
-    if code := train_net("--config-file", recipe, "--num-gpus", str(num_gpus), flag):
+    job = "--eval-only" if makes == "evaluation.json" else "--resume"
+    if code := train_net("--config-file", recipe, *flags, job):
         raise SystemExit(code)
     return path
 
 
 def starting_weights(
-    cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence[ReidRecord], num_gpus: int
+    cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence[ReidRecord], flags: Sequence[str]
 ) -> list[str]:
     """What Stage II starts from: weights that the config names, else Stage I, which is trained when missing.
 
@@ -87,13 +87,13 @@ def starting_weights(
         cfg: Stage II config.
         source: labelled training images.
         target: unlabelled training images.
-        num_gpus: processes.
+        flags: see `run_once`.
     """
     if cfg.PRETRAIN.WEIGHTS:
         return list(cfg.PRETRAIN.WEIGHTS)
     if cfg.MODEL.WEIGHTS and not is_backbone_only(load_checkpoint(cfg.MODEL.WEIGHTS)):
         return [cfg.MODEL.WEIGHTS]
-    finals = [run_once(one, num_gpus, makes="model_final.pth") for one in pretrain_configs(cfg, source, target)]
+    finals = [run_once(one, flags, makes="model_final.pth") for one in pretrain_configs(cfg, source, target)]
     return [os.path.join(os.path.dirname(path), "model_best.pth") for path in finals]
 
 
@@ -176,24 +176,24 @@ def read_images(cfg: CfgNode) -> tuple[Sequence[ReidRecord], Sequence[ReidRecord
     return source, target, data_fingerprint([*source, *target, *tested], ())
 
 
-def measure(cfg: CfgNode, *, oracle_file: str = "", num_gpus: int = 1) -> dict[str, Any]:
+def measure(cfg: CfgNode, *, oracle_file: str = "", flags: Sequence[str] = ()) -> dict[str, Any]:
     """Train and evaluate everything the table needs.
 
     Args:
         cfg: Stage II config; its OUTPUT_DIR is the folder of all runs.
         oracle_file: see `plan`.
-        num_gpus: processes.
+        flags: see `run_once`.
 
     Returns:
         "rows" by name, "evaluated" (the name of the method's own row), "labels" (last quality), "gap_closed" of that
         row, plain (None where the oracle is no better than direct transfer), and "runs", the folder of each.
     """
     source, target, images = read_images(cfg)
-    starts = starting_weights(cfg, source, target, num_gpus)
+    starts = starting_weights(cfg, source, target, flags)
     runs = plan(cfg, starts, oracle_file=oracle_file, images=images)
     for name, run in runs.items():
         makes = "evaluation.json" if name in ("direct", "adabn") else "model_final.pth"
-        run_once(run, num_gpus, makes=makes)
+        run_once(run, flags, makes=makes)
     direct, adabn = (rows(read_json(os.path.join(runs[n].OUTPUT_DIR, "evaluation.json"))) for n in ("direct", "adabn"))
     adapted, oracle = (read_json(os.path.join(runs[n].OUTPUT_DIR, "results.json")) for n in ("adapted", "oracle"))
     method = "".join(letter for letter in cfg.MODEL.META_ARCHITECTURE if letter.isupper())
@@ -257,7 +257,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-gpus", type=int, default=1, help="processes of each run")
     parser.add_argument("--json", metavar="FILE", default="", help="the numbers; default: OUTPUT_DIR/gap.json")
     parser.add_argument("--check", action="store_true", help="exit code 1 when the method does not keep its promises")
-    parser.set_defaults(plug_ins=())
+    add_import_flag(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs over the Stage II config")
     return parser
 
@@ -267,7 +267,8 @@ def main() -> None:
     args = argument_parser().parse_args()
     try:
         cfg = load_cfg(args)
-        measured = measure(cfg, oracle_file=args.oracle, num_gpus=args.num_gpus)
+        flags = ["--num-gpus", str(args.num_gpus), *(word for name in args.plug_ins for word in ("--import", name))]
+        measured = measure(cfg, oracle_file=args.oracle, flags=flags)
     except (ValueError, KeyError, OSError) as error:
         print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         raise SystemExit(2) from None

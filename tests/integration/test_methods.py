@@ -190,7 +190,27 @@ def test_mmt_is_evaluated_and_continued_from_its_own_file(
 
 
 def train(_: int, words: list[str]) -> None:
-    engine.run(engine.load_cfg(engine.argument_parser().parse_args(words)))
+    args = engine.argument_parser().parse_args(words)
+    engine.run(engine.load_cfg(args), resume=args.resume)
+
+
+@pytest.mark.parametrize(("name", "more"), [("MMT/synthetic-dbscan.yml", OF_MMT), ("SpCL/synthetic.yml", ())])
+def test_two_processes_share_the_search_label_as_one_and_resume(
+    words_of: Words, tmp_path: Path, name: str, more: tuple[Any, ...]
+) -> None:
+    """The first labels are those of one process; a run in two parts is the run in one."""
+    words = [*map(str, (*words_of(name), *more, "TEST.EVAL_PERIOD", 1)), "OUTPUT_DIR"]
+    call(tmp_path / "log", *words, tmp_path / "one", "SOLVER.MAX_EPOCH", 1)
+    call_group(2, train, [*words, str(tmp_path / "parts"), "SOLVER.MAX_EPOCH", "1"])
+    first, second = (
+        load_checkpoint(tmp_path / run / "model_final.pth")["hooks"]["PseudoLabelHook"] for run in ("one", "parts")
+    )
+    assert first["num_clusters"][0] > 2
+    assert_same(second, first)
+    (tmp_path / "parts" / "model_final.pth").unlink()
+    call_group(2, train, [*words[:2], "--resume", *words[2:], str(tmp_path / "parts")])
+    call_group(2, train, [*words, str(tmp_path / "whole")])
+    assert_same(*(load_checkpoint(tmp_path / run / "model_final.pth") for run in ("parts", "whole")))
 
 
 def test_two_processes_run_mmt_plus(words_of: Words, tmp_path: Path) -> None:

@@ -232,6 +232,21 @@ def test_a_mixture_is_one_kmeans_for_each_number(
         assert one.inertia == other.inertia
 
 
+def test_one_product_serves_the_runs_that_have_not_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, counts = blobs(300, 6, 12), (3, 40, 150)
+    lloyd, runs = sys.modules["mlt_ops._lloyd"], []
+    assign = lloyd._assign
+    monkeypatch.setattr(lloyd, "_assign", lambda x, n, starts, b: runs.append(len(starts)) or assign(x, n, starts, b))
+    products = []
+    for group, number in enumerate(counts):
+        mlt_ops.kmeans(features, number, seed=group)
+        products.append(len(runs))
+        runs.clear()
+    assert len(set(products)) > 1
+    mlt_ops.kmeans_mixture(features, counts)
+    assert runs == [sum(number > done for number in products) for done in range(max(products))]
+
+
 @pytest.mark.parametrize(
     ("counts", "changes", "message"),
     [

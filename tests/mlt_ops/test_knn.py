@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -225,7 +226,7 @@ def test_pairs_are_measured_alike_without_the_extension(
 
 
 def search_in_group(rank: int, folder: str) -> None:
-    """One process of two; the second also passes other features than the first, which must be refused."""
+    """One process of two; the second then passes other features than the first, and at last it fails."""
     import torch.distributed as dist
 
     torch.set_num_threads(1)
@@ -237,8 +238,18 @@ def search_in_group(rank: int, folder: str) -> None:
         found[name] += (torch.tensor(stats["doubtful"]),)
     with pytest.raises(ValueError, match="all processes of the group must pass the same arguments"):
         mlt_ops.knn(clustered(20, 4, seed=rank), 3, group=dist.group.WORLD)
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 1:
+            patch.setattr(sys.modules["mlt_ops.knn"], "unchecked_knn", out_of_memory)
+        wanted = (RuntimeError, MemoryError)[rank], ("knn: failed on process 1 of the group", "no room")[rank]
+        with pytest.raises(wanted[0], match=wanted[1]):
+            mlt_ops.knn(clustered(20, 4), 3, group=dist.group.WORLD)
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+def out_of_memory(*args: object) -> None:
+    raise MemoryError("no room")
 
 
 def group_cases() -> list[tuple[str, Tensor, Tensor | None]]:

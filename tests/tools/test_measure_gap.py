@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -107,15 +108,16 @@ class TestRunOnce:
         monkeypatch.setattr(tool, "train_net", None)
         (tmp_path / "evaluation.json").touch()
         cfg = config(OUTPUT_DIR=str(tmp_path))
-        assert tool.run_once(cfg, 1, makes="evaluation.json") == str(tmp_path / "evaluation.json")
+        assert tool.run_once(cfg, (), makes="evaluation.json") == str(tmp_path / "evaluation.json")
 
     @pytest.mark.parametrize(("makes", "flag"), [("evaluation.json", "--eval-only"), ("model_final.pth", "--resume")])
     def test_the_command_line(self, tool: ModuleType, tmp_path: Path, monkeypatch: Any, makes: str, flag: str) -> None:
         seen: list[str] = []
         monkeypatch.setattr(tool, "train_net", lambda *words: seen.extend(words) or 0)
         cfg = config(OUTPUT_DIR=str(tmp_path / "run"))
-        tool.run_once(cfg, 4, makes=makes)
-        assert seen == ["--config-file", str(tmp_path / "run" / "recipe.yaml"), "--num-gpus", "4", flag]
+        flags = ("--num-gpus", "4", "--import", "parts.py")
+        tool.run_once(cfg, flags, makes=makes)
+        assert seen == ["--config-file", str(tmp_path / "run" / "recipe.yaml"), *flags, flag]
         again = get_cfg()
         again.merge_from_file(seen[1])
         assert again == cfg
@@ -123,12 +125,35 @@ class TestRunOnce:
     def test_its_exit_code_is_handed_on(self, tool: ModuleType, tmp_path: Path, monkeypatch: Any) -> None:
         monkeypatch.setattr(tool, "train_net", lambda *words: 143)
         with pytest.raises(SystemExit) as left:
-            tool.run_once(config(OUTPUT_DIR=str(tmp_path / "run")), 1, makes="model_final.pth")
+            tool.run_once(config(OUTPUT_DIR=str(tmp_path / "run")), (), makes="model_final.pth")
         assert left.value.code == 143
 
 
 def test_given_weights_are_what_stage_two_starts_from(tool: ModuleType, start: str) -> None:
-    assert tool.starting_weights(config(PRETRAIN__WEIGHTS=[start]), (), (), 1) == [start]
+    assert tool.starting_weights(config(PRETRAIN__WEIGHTS=[start]), (), (), ()) == [start]
+
+
+def test_modules_of_the_user_s_own_are_imported_here_and_in_every_run(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("parts_a", "parts_b"):
+        (tmp_path / f"{name}.py").write_text("")
+    modules = [str(tmp_path / f"{name}.py") for name in ("parts_a", "parts_b")]
+    (tmp_path / "empty.yml").write_text("OUTPUT_DIR: " + str(tmp_path))
+    words = ["--import", modules[0], "--import", modules[1], "--config-file", str(tmp_path / "empty.yml")]
+    monkeypatch.setattr(sys, "argv", ["measure_gap.py", *words])
+    given: dict[str, Any] = {}
+
+    def stop(cfg: Any, **options: Any) -> None:
+        given.update(options)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(tool, "measure", stop)
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert given["flags"] == ["--num-gpus", "1", "--import", modules[0], "--import", modules[1]]
+    for name in ("parts_a", "parts_b"):
+        assert sys.modules.pop(name).__file__ == str(tmp_path / f"{name}.py")
 
 
 def test_without_stage_one_there_is_nothing_to_compare_with(tool: ModuleType) -> None:

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 import mlt_ops
 from mlt.config import CfgNode, get_cfg
-from mlt.engine.evaluate import evaluate, rankings
+from mlt.engine.evaluate import evaluate, refinement
 from mlt.evaluation.metrics import rank_queries, summarize
 from mlt.evaluation.query_expansion import expand_features
 from mlt.modeling.build import build_model
@@ -102,4 +102,4 @@ def test_more_than_plain_distances(cfg: CfgNode, records: tuple[ReidRecord, ...]
 def test_numbers_out_of_range(cfg: CfgNode, key: str, value: float, message: str) -> None:
     cfg.merge_from_list([f"TEST.{key}", value])
     with pytest.raises(ValueError, match=message):
-        rankings(cfg)
+        refinement(cfg)

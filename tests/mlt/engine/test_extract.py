@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from mlt.config import get_cfg
@@ -48,6 +52,38 @@ class TestExtract:
     def test_an_image_without_a_row_or_with_two(self, batches, message):
         with pytest.raises(RuntimeError, match=message):
             extract(embed, loader(*batches), 4, CPU)
+
+
+BATCHES = {"one has more": ([[3, 0], [4]], [[1, 2]]), "one has none": ([[1, 0], [2, 4], [3]], [])}
+
+
+def extract_in_group(rank: int, folder: str) -> None:
+    """One process of two; what it found, how many rows it sent, and what it says when both have image 1."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    broadcast, found = dist.broadcast, {}
+
+    def watched(rows: Tensor, src: int) -> None:
+        found["sent"] = found.get("sent", 0) + rows.numel() * (src == rank)
+        broadcast(rows, src=src)
+
+    dist.broadcast = watched
+    for name, batches in BATCHES.items():
+        found[name] = extract(embed, loader(*batches[rank]), 5, CPU)
+    with pytest.raises(RuntimeError, match=r"2 of 3 images have no row or several, first indices \[1, 2\]"):
+        extract(embed, loader([rank, 1] if rank == 0 else [1]), 3, CPU)
+    torch.save(found, Path(folder, f"{rank}.pt"))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_each_process_sends_its_own_rows_and_has_all(tmp_path):
+    mp.spawn(extract_in_group, args=(str(tmp_path),), nprocs=2)
+    results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for rank, found in enumerate(results):
+        assert found["sent"] == 2 * sum(len(batch) for batches in BATCHES.values() for batch in batches[rank])
+        for name in BATCHES:
+            assert found[name].dtype == torch.float32
+            assert found[name].tolist() == [[i, i] for i in range(5)]
 
 
 def model(**keys: object) -> ReidModel:

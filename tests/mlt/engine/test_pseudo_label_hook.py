@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import logging
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor
 from torch.nn.functional import normalize
 from yacs.config import CfgNode
 
 import mlt.components  # noqa: F401  fills the registries
 from mlt.clustering import clusterings
-from mlt.clustering.clusterings import KMeansMixture
+from mlt.clustering.clusterings import Clustering, JaccardDbscan, KMeansMixture, SelfPacedDbscan
 from mlt.config import get_cfg
 from mlt.engine.pseudo_label_hook import PseudoLabelHook
 from mlt.structures import UNKNOWN, PseudoLabels
@@ -246,6 +250,91 @@ class TestQuality:
         host.logged = {}
         epochs(hook, host, 1)
         assert host.logged == {}
+
+
+SEARCHING = {
+    "DBSCAN": lambda: JaccardDbscan(eps=0.5, min_samples=2, k1=5, k2=2),
+    "MMT's DBSCAN": lambda: JaccardDbscan(eps=0.0, min_samples=2, k1=5, k2=2, window="reranking", eps_share=0.1),
+    "SpCL": lambda: SelfPacedDbscan(eps=0.5, min_samples=2, k1=5, k2=2),
+}
+
+
+class Broken(Clustering):
+    """Fails at its second call."""
+
+    calls = 0
+
+    def __call__(self, features: Tensor) -> PseudoLabels:
+        self.calls += 1
+        if self.calls > 1:
+            raise ValueError("no cluster left")
+        return PseudoLabels(torch.arange(N)[None] % 6, (6,))
+
+
+class TestSeveralProcesses:
+    def test_they_share_the_search_and_label_as_one(self, tmp_path):
+        mp.spawn(label_in_group, args=(str(tmp_path),), nprocs=2)
+        first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+        assert first["searched"] == [[0, N // 2]] * len(first["searched"])
+        assert second["searched"] == [[N // 2, N]] * len(second["searched"])
+        for name in SEARCHING:
+            alone = label_twice(name, noise=0)
+            assert not torch.equal(*alone)
+            for found in (first, second):
+                assert len(found["searched"]) == 2 * len(SEARCHING)
+                assert all(torch.equal(*pair) for pair in zip(found[name], alone, strict=True))
+
+    def test_an_error_of_the_main_process_is_everybodys(self, tmp_path):
+        mp.spawn(fail_in_group, args=(str(tmp_path),), nprocs=2)
+        assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == ["no cluster left"] * 2
+
+
+def label_twice(name: str, noise: float) -> list[Tensor]:
+    """Labels of two rounds, between which the process is replaced by one that resumes."""
+    given, state = [], {}
+    for epoch in (0, 3):
+        host = Host()
+        host.epoch = epoch
+        spread = torch.randn(N, DIM, generator=torch.Generator().manual_seed(1)) * epoch
+        host.embeddings = (host.embeddings + spread) * (1 + noise)
+        hook = make(host, clustering=SEARCHING[name]())
+        hook.load_state_dict(state)
+        hook.before_epoch()
+        given.append(host.given[-1].labels)
+        states = [hook.state_dict()]
+        if dist.is_initialized():  # the main process saves
+            dist.broadcast_object_list(states, src=0)
+        state = states[0]
+    return given
+
+
+def label_in_group(rank: int, folder: str) -> None:
+    """One process of two, whose own features are not bit for bit those of the main one."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    found: dict[str, list] = {"searched": []}
+    knn = sys.modules["mlt_ops.knn"]
+    search = knn.unchecked_knn
+
+    def watched(rows: Tensor, targets: Tensor, share: slice, *options: object) -> object:
+        found["searched"].append([share.start, share.stop])
+        return search(rows, targets, share, *options)
+
+    knn.unchecked_knn = watched
+    for name in SEARCHING:
+        found[name] = label_twice(name, noise=1e-6 * rank)
+    torch.save(found, Path(folder, f"{rank}.pt"))
+    dist.destroy_process_group()
+
+
+def fail_in_group(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    host = Host()
+    hook = make(host, clustering=Broken())
+    epochs(hook, host, 0)
+    with pytest.raises(ValueError, match="no cluster left") as caught:
+        epochs(hook, host, 3)
+    Path(folder, str(rank)).write_text(str(caught.value))
+    dist.destroy_process_group()
 
 
 class TestConfig:

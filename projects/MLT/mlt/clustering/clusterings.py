@@ -9,12 +9,19 @@ from typing import Any
 from torch import Tensor
 from yacs.config import CfgNode
 
-from mlt.clustering.jaccard_dbscan import cluster_dbscan, jaccard_graph, label_graph, mean_of_smallest
+from mlt.clustering.jaccard_dbscan import (
+    cluster_dbscan,
+    graph_neighbors,
+    jaccard_graph,
+    label_graph,
+    mean_of_smallest,
+)
 from mlt.clustering.label_target import cluster_kmeans
 from mlt.clustering.self_paced import self_paced_labels
 from mlt.config import configurable
 from mlt.registry import CLUSTERINGS
 from mlt.structures import PseudoLabels
+from mlt_ops import Neighbors
 from mlt_ops.k_reciprocal import Window
 
 
@@ -38,8 +45,16 @@ class Clustering:
         """
         return ()
 
+    def shared(self, features: Tensor) -> dict[str, Any]:
+        """What all processes compute together before the main one clusters, as further arguments of the call.
+
+        Args:
+            features: [N, D].
+        """
+        return {}
+
     def __call__(self, features: Tensor) -> PseudoLabels:
-        """Cluster.
+        """Cluster; in a run of several processes the main one calls it alone.
 
         Args:
             features: [N, D].
@@ -121,8 +136,26 @@ class KMeansMixture(Clustering):
         return cluster_kmeans(features, self.num_clusters, **self.options)
 
 
+class JaccardClustering(Clustering):
+    """Base of the clusterings of Jaccard distances, whose neighbour search all processes share.
+
+    Attributes:
+        graph: k1, k2 and window of `jaccard_graph`.
+    """
+
+    graph: dict[str, Any]
+
+    def shared(self, features: Tensor) -> dict[str, Any]:
+        """The images' neighbours; see `graph_neighbors`.
+
+        Args:
+            features: [N, D] unit rows.
+        """
+        return {"neighbors": graph_neighbors(features, **self.graph)}
+
+
 @CLUSTERINGS.register("dbscan")
-class JaccardDbscan(Clustering):
+class JaccardDbscan(JaccardClustering):
     """DBSCAN on k-reciprocal Jaccard distances (MLT-DBSCAN, MMT, strong baseline, ClusterContrast).
 
     Args:
@@ -147,7 +180,7 @@ class JaccardDbscan(Clustering):
         self.eps = eps
         self.kept = () if eps > 0 else ("eps",)  # one that is given may be changed for the rest of a run
         self.min_samples = min_samples
-        self.graph: dict[str, Any] = {"k1": k1, "k2": k2, "window": window}
+        self.graph = {"k1": k1, "k2": k2, "window": window}
         self.eps_share = eps_share
 
     @classmethod
@@ -167,16 +200,18 @@ class JaccardDbscan(Clustering):
             "eps_share": labels.EPS_SHARE,
         }
 
-    def __call__(self, features: Tensor) -> PseudoLabels:
+    def __call__(self, features: Tensor, neighbors: Neighbors | None = None) -> PseudoLabels:
         """Cluster.
 
         Args:
             features: [N, D] unit rows.
+            neighbors: what `shared` found; None: they are searched here.
         """
+        graph_of = {**self.graph, "neighbors": neighbors}
         if self.eps > 0:
-            labels = cluster_dbscan(features, eps=self.eps, min_samples=self.min_samples, **self.graph)
+            labels = cluster_dbscan(features, eps=self.eps, min_samples=self.min_samples, **graph_of)
         else:
-            graph = jaccard_graph(features, max_distance=1.0, **self.graph)
+            graph = jaccard_graph(features, max_distance=1.0, **graph_of)
             self.eps = mean_of_smallest(graph, self.eps_share)
             labels = label_graph(graph, eps=self.eps, min_samples=self.min_samples)
         self.report = {"eps": self.eps}
@@ -184,7 +219,7 @@ class JaccardDbscan(Clustering):
 
 
 @CLUSTERINGS.register("self_paced")
-class SelfPacedDbscan(Clustering):
+class SelfPacedDbscan(JaccardClustering):
     """SpCL's reliable clusters; every other image has a label of its own. See `self_paced_labels`.
 
     Args:
@@ -203,7 +238,8 @@ class SelfPacedDbscan(Clustering):
         self, eps: float = 0.6, gap: float = 0.02, min_samples: int = 4, k1: int = 30, k2: int = 6, share: float = 0.9
     ) -> None:
         self.options: dict[str, Any] = {"eps": eps, "gap": gap, "min_samples": min_samples, "share": share}
-        self.graph: dict[str, Any] = {"max_distance": eps + gap, "k1": k1, "k2": k2, "window": "clustering"}
+        self.graph = {"k1": k1, "k2": k2, "window": "clustering"}
+        self.max_distance = eps + gap
         self.threshold: float | None = None
 
     @classmethod
@@ -223,13 +259,14 @@ class SelfPacedDbscan(Clustering):
             "share": labels.INDEPENDENT_SHARE,
         }
 
-    def __call__(self, features: Tensor) -> PseudoLabels:
+    def __call__(self, features: Tensor, neighbors: Neighbors | None = None) -> PseudoLabels:
         """Cluster.
 
         Args:
             features: [N, D] unit rows.
+            neighbors: what `shared` found; None: they are searched here.
         """
-        graph = jaccard_graph(features, **self.graph)
+        graph = jaccard_graph(features, max_distance=self.max_distance, **self.graph, neighbors=neighbors)
         result = self_paced_labels(graph, **self.options, threshold=self.threshold)
         self.threshold = result.threshold
         kept = float((result.labels.targets < result.num_clusters).double().mean())

@@ -9,8 +9,9 @@ from torch import Tensor
 
 import mlt_ops
 from mlt.structures import UNKNOWN, PseudoLabels
-from mlt_ops import SparseDistance
-from mlt_ops.k_reciprocal import Window
+from mlt.utils import comm
+from mlt_ops import Neighbors, SparseDistance
+from mlt_ops.k_reciprocal import Window, window_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +19,27 @@ GIANT = 0.5  # a cluster with more than this share of the images is reported
 _BLOCK = 1 << 24  # distances that are held at a time
 
 
-def jaccard_graph(features: Tensor, *, max_distance: float, k1: int, k2: int, window: Window) -> SparseDistance:
+def graph_neighbors(features: Tensor, *, k1: int, k2: int, window: Window) -> Neighbors:
+    """What `jaccard_graph` starts from. All processes of a run call it together and share the search: each looks for
+    the neighbours of its part of the images, and all get the result, the same bits as one process finds.
+
+    Args:
+        features: [N, D], finite unit rows; those of the main process count.
+        k1: see `jaccard_graph`.
+        k2: see `jaccard_graph`.
+        window: see `jaccard_graph`.
+
+    Raises:
+        ValueError: no image, malformed features or a parameter out of range.
+        RuntimeError: the search has failed on another process.
+    """
+    width = max(window_sizes(k1, window, "graph_neighbors")[0], k2)
+    return mlt_ops.knn(comm.broadcast_rows(features), min(width, len(features)), group=comm.group())
+
+
+def jaccard_graph(
+    features: Tensor, *, max_distance: float, k1: int, k2: int, window: Window, neighbors: Neighbors | None = None
+) -> SparseDistance:
     """Jaccard distances up to `max_distance`, by one of the two published conventions.
 
     Args:
@@ -29,12 +50,15 @@ def jaccard_graph(features: Tensor, *, max_distance: float, k1: int, k2: int, wi
         window: "clustering": k1 neighbours with the image itself, squared distances as they are (SpCL, OpenUnReID,
             ClusterContrast, UDAStrongBaseline); "reranking": k1 + 1, squared distances divided by each image's largest
             (MMT).
+        neighbors: of `graph_neighbors`; None: this process searches alone.
 
     Raises:
         ValueError: malformed features or a parameter out of range.
     """
     scale = _largest_squared_distance(features) if window == "reranking" else None
-    return mlt_ops.jaccard_distance(features, max_distance=max_distance, k1=k1, k2=k2, window=window, scale=scale)
+    return mlt_ops.jaccard_distance(
+        features, max_distance=max_distance, k1=k1, k2=k2, neighbors=neighbors, window=window, scale=scale
+    )
 
 
 def _largest_squared_distance(features: Tensor) -> Tensor:
@@ -106,7 +130,14 @@ def label_graph(distance: SparseDistance, *, eps: float, min_samples: int) -> Ps
 
 
 def cluster_dbscan(
-    features: Tensor, *, eps: float, min_samples: int, k1: int, k2: int, window: Window = "clustering"
+    features: Tensor,
+    *,
+    eps: float,
+    min_samples: int,
+    k1: int,
+    k2: int,
+    window: Window = "clustering",
+    neighbors: Neighbors | None = None,
 ) -> PseudoLabels:
     """The clustering of the DBSCAN methods: Jaccard distances up to eps, then DBSCAN. Nothing has N x N elements.
 
@@ -117,6 +148,7 @@ def cluster_dbscan(
         k1: see `jaccard_graph`. Papers: 30; MMT 20.
         k2: see `jaccard_graph`. Papers: 6.
         window: see `jaccard_graph`.
+        neighbors: see `jaccard_graph`.
 
     Returns:
         labels [1, N] of one group, -1 for an outlier
@@ -126,5 +158,5 @@ def cluster_dbscan(
     """
     if not len(features):
         raise ValueError(f"cluster_dbscan: wanted images, got features {list(features.shape)}")
-    graph = jaccard_graph(features, max_distance=eps, k1=k1, k2=k2, window=window)
+    graph = jaccard_graph(features, max_distance=eps, k1=k1, k2=k2, window=window, neighbors=neighbors)
     return label_graph(graph, eps=eps, min_samples=min_samples)

@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 
 from mlt.config import with_values
 from mlt.data.build import build_train_loader
-from mlt.engine.evaluate import rankings
+from mlt.engine.evaluate import refinement
 from mlt.engine.start import build_bare_model, complete_config, mixed_precision
 from mlt.modeling.meta_arch import PseudoLabelModel, ReidModel
 from mlt.registry import HOOKS, META_ARCHS
@@ -47,7 +47,7 @@ def check_run(cfg: CfgNode, source: Sequence[ReidRecord], target: Sequence[ReidR
         optimizer = build_optimizer(cfg, model)
     build_lr_scheduler(cfg, optimizer, cfg.SOLVER.ITERS_PER_EPOCH)
     mixed_precision(cfg)
-    rankings(cfg)
+    refinement(cfg)
     build_train_loader(cfg, source, target)
     if isinstance(model, PseudoLabelModel):
         if not target:

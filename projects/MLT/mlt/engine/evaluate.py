@@ -15,7 +15,7 @@ from mlt.clustering.camera_centering import center_cameras
 from mlt.data.build import build_test_loader
 from mlt.data.image_dataset import ImageDataset
 from mlt.engine.extract import extract
-from mlt.evaluation.trials import Ranking, evaluate_trials
+from mlt.evaluation.trials import Refinement, evaluate_trials
 from mlt.modeling.meta_arch import ReidModel
 from mlt.structures import UNKNOWN, ReidSet
 from mlt.utils import comm
@@ -40,8 +40,8 @@ def evaluate(
 
     Returns:
         set name -> net name ("student", "teacher"; with " centred" behind it for features from which each
-        camera's mean was taken, and the names of `rankings` behind that) -> metrics in percent, means over the trials
-        of a set with random galleries.
+        camera's mean was taken, and the names of `evaluate_trials` behind that) -> metrics in percent, means over the
+        trials of a set with random galleries.
 
     Raises:
         ValueError: a key of TEST out of range.
@@ -68,7 +68,7 @@ def _evaluate_set(
     if centre and bool((camids == UNKNOWN).any()):
         warn_once(logger, f"{data.name} has images of unknown cameras: no centred results (TEST.CAMERA_CENTERING)")
         centre = False
-    rows = {}
+    rows: dict[str, dict[str, float]] = {}
     for net in model.nets:
         embed = functools.partial(model.evaluate, net=net)
         if cfg.TEST.FLIP.ENABLED:
@@ -76,9 +76,8 @@ def _evaluate_set(
         features = extract(embed, build_test_loader(cfg, records, shared=images), len(records), model.device)
         variants = {net: features} | ({f"{net} centred": center_cameras(features, camids)} if centre else {})
         for name, variant in variants.items():
-            for suffix, ranking in rankings(cfg).items():
-                compute = functools.partial(evaluate_trials, variant, pids, camids, data.trials(), ranking)
-                rows[name + suffix] = comm.on_main(compute)
+            compute = functools.partial(evaluate_trials, variant, pids, camids, data.trials(), refinement(cfg))
+            rows |= {name + suffix: metrics for suffix, metrics in comm.on_main(compute).items()}
     return rows
 
 
@@ -87,9 +86,8 @@ def _both_sides(embed: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return normalize(embed(images) + embed(images.flip(-1)))
 
 
-def rankings(cfg: CfgNode) -> dict[str, Ranking]:
-    """Plain ranking, under the name "", and what TEST.AQE and TEST.RERANK add to it; both together re-rank what is
-    expanded.
+def refinement(cfg: CfgNode) -> Refinement:
+    """What TEST.AQE and TEST.RERANK add to the plain ranking.
 
     Args:
         cfg: TEST.* is read.
@@ -107,12 +105,7 @@ def rankings(cfg: CfgNode) -> dict[str, Ranking]:
         raise ValueError(f"TEST.AQE.ALPHA must be >= 0, got {aqe.ALPHA}")
     if not 0 <= again.LAMBDA <= 1:
         raise ValueError(f"TEST.RERANK.LAMBDA must be between 0 and 1, got {again.LAMBDA}")
-    found = {"": Ranking()}
-    expansion = None
-    if aqe.ENABLED:
-        expansion = {"num_neighbors": aqe.QE_K, "alpha": aqe.ALPHA, "times": aqe.QE_TIME}
-        found[" expanded"] = Ranking(expansion)
-    if again.ENABLED:
-        options = {"k1": again.K1, "k2": again.K2, "lambda_value": again.LAMBDA}
-        found[" re-ranked"] = Ranking(expansion, options)
-    return found
+    return Refinement(
+        {"num_neighbors": aqe.QE_K, "alpha": aqe.ALPHA, "times": aqe.QE_TIME} if aqe.ENABLED else None,
+        {"k1": again.K1, "k2": again.K2, "lambda_value": again.LAMBDA} if again.ENABLED else None,
+    )

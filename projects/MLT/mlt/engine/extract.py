@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -37,25 +36,23 @@ def extract(
         RuntimeError: an image got no row, or more than one.
     """
     rows: Tensor | None = None
-    counts = torch.zeros(num_images, dtype=torch.int64, device=device)
+    mine = [torch.empty(0, dtype=torch.int64)]
     for batch in loader:
-        indices = batch["indices"].to(device, non_blocking=True)
         out = embed(batch["images"].to(device, non_blocking=True)).float()
         if rows is None:
-            rows = out.new_zeros(num_images, out.shape[1])
-        rows[indices] = out
-        counts.index_add_(0, indices, torch.ones_like(indices))
-    if comm.active():
-        width = max(comm.gather_object(0 if rows is None else rows.shape[1]))
-        rows = torch.zeros(num_images, width, device=device) if rows is None else rows
-        dist.all_reduce(rows)  # each row is zero on all processes but one
-        dist.all_reduce(counts)
-    wrong = (counts != 1).nonzero().flatten().tolist()
-    if rows is None or wrong:
+            rows = out.new_empty(num_images, out.shape[1])
+        rows[batch["indices"].to(device, non_blocking=True)] = out
+        mine.append(batch["indices"].cpu())
+    written, widths = zip(*comm.gather_object((torch.cat(mine), 0 if rows is None else rows.shape[1])))
+    wrong = (torch.cat(written).bincount(minlength=num_images) != 1).nonzero().flatten().tolist()
+    if wrong or not max(widths):
         raise RuntimeError(
             f"extract: {len(wrong)} of {num_images} images have no row or several, first indices {wrong[:5]}; "
             "the loader must give every index once"
         )
+    if rows is None:  # a process without a batch
+        rows = torch.empty(num_images, max(widths), device=device)
+    comm.share_rows(rows, written)
     return rows
 
 

@@ -157,13 +157,16 @@ class PseudoLabelHook(HookBase):
     def _cluster(self, *, first: bool) -> None:
         embeddings = self.host.extract_target()
         features = self._features(embeddings)
-        labels: PseudoLabels | None = None
-        if comm.is_main():
-            labels = self.clustering(features)
-            if self.clustering.report:
-                self.host.log({f"labels/{name}": value for name, value in self.clustering.report.items()})
-            labels = check_labels(labels, min_clusters=self.min_clusters, previous=self.labels)
-        labels, kept = comm.broadcast_object((labels, labels is self.labels))
+        shared = self.clustering.shared(features)
+
+        def compute() -> tuple[PseudoLabels, bool]:
+            found, report = self.clustering(features, **shared), self.clustering.report
+            if report:
+                self.host.log({f"labels/{name}": value for name, value in report.items()})
+            labels = check_labels(found, min_clusters=self.min_clusters, previous=self.labels)
+            return labels, labels is self.labels
+
+        labels, kept = comm.on_main(compute)
         if not kept:  # a collapsed clustering leaves the old one in place
             self.host.start_round(labels, embeddings, restart=self.restart and not first)
         self._hand_over(labels)
@@ -173,12 +176,13 @@ class PseudoLabelHook(HookBase):
         features = self._features(embeddings)
         if self.transport_feature == "raw":
             features = features * embeddings.norm(dim=1, keepdim=True)
-        labels: PseudoLabels | None = None
-        if comm.is_main():
+
+        def compute() -> PseudoLabels:
             labels, report = transport_labels(self.host.classify(features), previous, **self.transport)
             self.host.log(report)
-            labels = check_labels(labels, min_clusters=self.min_clusters, previous=previous)
-        self._hand_over(comm.broadcast_object(labels))
+            return check_labels(labels, min_clusters=self.min_clusters, previous=previous)
+
+        self._hand_over(comm.on_main(compute))
 
     def _features(self, embeddings: Tensor) -> Tensor:
         """What is clustered; without what is common to a camera's images, if so configured."""

@@ -47,6 +47,17 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
     parser.add_argument("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0")
+    add_import_flag(parser)
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values: KEY VALUE KEY VALUE ...")
+    return parser
+
+
+def add_import_flag(parser: argparse.ArgumentParser) -> None:
+    """Let a command line take --import, as `plug_ins`.
+
+    Args:
+        parser: changed in place.
+    """
     parser.add_argument(
         "--import",
         dest="plug_ins",
@@ -55,8 +66,6 @@ def argument_parser() -> argparse.ArgumentParser:
         default=[],
         help="module or .py file that registers parts of your own; may be given several times",
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values: KEY VALUE KEY VALUE ...")
-    return parser
 
 
 def load_cfg(args: argparse.Namespace) -> CfgNode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -14,19 +15,16 @@ from mlt.evaluation.query_expansion import expand_features
 from mlt.structures import Rows
 
 
-class Ranking(NamedTuple):
-    """How a gallery is ranked.
+class Refinement(NamedTuple):
+    """What a gallery is ranked by beside the plain distances; both together re-rank what is expanded.
 
     Args:
-        expansion: options of `expand_features`, applied to the features of a trial first; None: they stay.
-        rerank: see `evaluate_features`.
+        expansion: options of `expand_features`, applied to the features of a trial; None: no expansion.
+        rerank: see `evaluate_features`; None: no re-ranking.
     """
 
     expansion: Mapping[str, Any] | None = None
     rerank: Mapping[str, Any] | None = None
-
-
-PLAIN = Ranking()
 
 
 def evaluate_trials(
@@ -34,8 +32,8 @@ def evaluate_trials(
     pids: Tensor,
     camids: Tensor,
     trials: Sequence[tuple[Rows, Rows]],
-    ranking: Ranking = PLAIN,
-) -> dict[str, float]:
+    refinement: Refinement | None = None,
+) -> dict[str, dict[str, float]]:
     """Means over trials, as protocols with random galleries report them (VehicleID: 10).
 
     Args:
@@ -43,20 +41,25 @@ def evaluate_trials(
         pids: int64 [N]
         camids: int64 [N], UNKNOWN where nobody knows; a set without cameras is ranked without any filter.
         trials: rows of the queries and of the gallery, at least one pair (`ReidSet.trials`).
-        ranking: plain distances, or more than those.
+        refinement: None: plain distances alone.
 
     Returns:
-        each metric of `evaluate_features`, averaged.
+        "" (plain distances), " expanded" and " re-ranked", as far as asked for -> each metric of `evaluate_features`,
+        averaged.
 
     Raises:
         ValueError: as `evaluate_features` does.
     """
-    results = []
+    expansion, rerank = refinement or Refinement()
+    results: dict[str, list[dict[str, float]]] = defaultdict(list)
     for q, g in trials:
         query, gallery = features[q], features[g]
-        if ranking.expansion is not None:
-            both = expand_features(torch.cat([query, gallery]), **ranking.expansion)
-            query, gallery = both.split([len(query), len(gallery)])
         ids = pids[q], pids[g], camids[q], camids[g]
-        results.append(evaluate_features(query, gallery, *ids, rerank=ranking.rerank))
-    return {metric: fmean(result[metric] for result in results) for metric in results[0]}
+        results[""].append(evaluate_features(query, gallery, *ids))
+        if expansion is not None:
+            both = expand_features(torch.cat([query, gallery]), **expansion)
+            query, gallery = both.split([len(query), len(gallery)])
+            results[" expanded"].append(evaluate_features(query, gallery, *ids))
+        if rerank is not None:
+            results[" re-ranked"].append(evaluate_features(query, gallery, *ids, rerank=rerank))
+    return {name: {key: fmean(one[key] for one in found) for key in found[0]} for name, found in results.items()}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 R = TypeVar("R")
 
@@ -25,6 +28,11 @@ def rank() -> int:
 def world_size() -> int:
     """Number of processes, 1 without a group."""
     return dist.get_world_size() if active() else 1
+
+
+def group() -> ProcessGroup | None:
+    """All processes, None where there is only one."""
+    return dist.group.WORLD if active() else None
 
 
 def is_main() -> bool:
@@ -84,6 +92,35 @@ def gather_object(obj: Any) -> list[Any]:
     out: list[Any] = [None] * world_size()
     dist.all_gather_object(out, obj)
     return out
+
+
+def broadcast_rows(rows: Tensor) -> Tensor:
+    """The main process's rows, on every process: those that unlike machines compute may differ in their last bits.
+
+    Args:
+        rows: [N, ...], equal shape on every process; only the main one's values are read.
+    """
+    if not active():
+        return rows
+    rows = rows.detach().contiguous() if is_main() else torch.empty_like(rows, memory_format=torch.contiguous_format)
+    dist.broadcast(rows, src=0)
+    return rows
+
+
+def share_rows(rows: Tensor, written: Sequence[Tensor]) -> None:
+    """Complete the rows of which each process has written some: it sends those, and takes the others' in place.
+
+    Args:
+        rows: [N, ...], equal shape on every process.
+        written: int64 [n_r], the rows of each process r; no row twice.
+    """
+    if not active():
+        return
+    for owner, index in enumerate(written):
+        part = rows[index]
+        dist.broadcast(part, src=owner)
+        if owner != rank():
+            rows[index] = part
 
 
 def all_gather_rows(rows: Tensor) -> Tensor:

@@ -1,0 +1,137 @@
+"""Lloyd's iterations of several runs over the same rows, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mlt_ops._inputs import rows_per_chunk
+from mlt_ops._search import by_faiss
+from mlt_ops.segment_mean import unchecked_segment_mean
+from mlt_ops.structures import KMeansResult
+
+Backend = Literal["torch", "faiss"]
+_TOLERANCE = 1e-4  # of the mean variance of the features: stop when all centroids together move less (scikit-learn's)
+
+
+class Problem(NamedTuple):
+    """The rows to cluster and what all runs need of them.
+
+    Args:
+        centred: [N, D] rows minus `center`: the same distances, but smaller norms, with which rounding errors grow.
+        center: [D], their mean.
+        norms: [N], squared, of `centred`.
+        tolerance: centroids that move less, all squared distances together, have settled.
+    """
+
+    centred: Tensor
+    center: Tensor
+    norms: Tensor
+    tolerance: float
+
+    @classmethod
+    def of(cls, rows: Tensor) -> Problem:
+        """From rows as they are.
+
+        Args:
+            rows: [N, D] float32.
+        """
+        center = rows.mean(dim=0)
+        centred = rows - center
+        norms = centred.square().sum(dim=1)
+        tolerance = _TOLERANCE * float(norms.sum(dtype=torch.float64)) / max(rows.numel(), 1)
+        return cls(centred, center, norms, tolerance)
+
+    def solve(self, starts: Sequence[Tensor], max_iter: int, backend: Backend) -> list[KMeansResult]:
+        """A run from each of several sets of centroids. One product serves all that have not settled.
+
+        Args:
+            starts: R tensors [K_r, D], centred.
+            max_iter: iterations per run, at least 1.
+            backend: who finds the nearest centroids.
+        """
+        runs = [_Run(start) for start in starts]
+        for _ in range(max_iter):
+            moving = [run for run in runs if not run.settled]
+            if not moving:
+                break
+            nearest = _assign(self.centred, self.norms, [run.centroids for run in moving], backend)
+            for run, (labels, distance) in zip(moving, nearest):
+                run.move(labels, distance, self)
+        return [run.result(self) for run in runs]
+
+
+class _Run:
+    """One run of Lloyd's iterations; its centroids are the means of its labels once it has moved.
+
+    Args:
+        start: [K, D], centred as the rows are.
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        self.centroids = start
+        self.labels = torch.empty(0, dtype=torch.int64, device=start.device)
+        self.settled = False
+
+    def move(self, labels: Tensor, distance: Tensor, problem: Problem) -> None:
+        """Take the means of the rows that are nearest now; where no label changes, the run has settled."""
+        num_clusters = len(self.centroids)
+        _fill_empty_clusters(labels, distance, num_clusters)
+        if torch.equal(labels, self.labels):
+            self.settled = True
+            return
+        means, count = unchecked_segment_mean(problem.centred, labels, num_clusters)
+        before, self.labels = self.centroids, labels
+        self.centroids = torch.where(count.unsqueeze(1) > 0, means, before)
+        self.settled = float((self.centroids - before).square().sum(dtype=torch.float64)) <= problem.tolerance
+
+    def result(self, problem: Problem) -> KMeansResult:
+        """Labels, centroids where the rows were, and inertia."""
+        inertia = _inertia(problem.centred, self.labels, self.centroids)
+        return KMeansResult(self.labels, self.centroids + problem.center, inertia)
+
+
+def _assign(rows: Tensor, norms: Tensor, centroids: Sequence[Tensor], backend: Backend) -> list[tuple[Tensor, Tensor]]:
+    """For each run's centroids: the nearest of each row, the lowest-numbered among equals, and the squared distance."""
+    together, sizes = torch.cat(list(centroids)), [len(each) for each in centroids]
+    chunk = rows_per_chunk(4 * len(together), None, "kmeans", together.numel())
+    if backend == "faiss":
+        found = (by_faiss(rows, each, 1, chunk) for each in centroids)
+        return [(index.squeeze(1), distance.squeeze(1)) for distance, index in found]
+    nearest = [(torch.empty_like(norms, dtype=torch.int64), torch.empty_like(norms)) for _ in centroids]
+    half_norms = together.square().sum(dim=1).mul_(0.5)
+    for start in range(0, len(rows), chunk):
+        part = slice(start, start + chunk)
+        # |x - c|^2 = |x|^2 + 2 (|c|^2 / 2 - x.c), and |x|^2 does not matter for the choice of c
+        products = torch.addmm(half_norms, rows[part], together.T, alpha=-1).split(sizes, dim=1)
+        for (labels, distance), product in zip(nearest, products):
+            lowest, labels[part] = product.min(dim=1)
+            distance[part] = lowest.mul_(2).add_(norms[part]).clamp_(min=0)
+    return nearest
+
+
+def _fill_empty_clusters(labels: Tensor, distance: Tensor, num_clusters: int) -> None:
+    """Give each empty cluster, in place, the farthest row whose own cluster keeps another one."""
+    count = torch.bincount(labels, minlength=num_clusters).tolist()
+    empty = [cluster for cluster, members in enumerate(count) if members == 0]
+    if not empty:
+        return
+    farthest = distance.argsort(descending=True, stable=True)
+    owners = labels[farthest].tolist()
+    spread = int((distance > 0).sum())
+    for row, owner in zip(farthest[:spread].tolist(), owners):
+        if count[owner] > 1:
+            count[owner] -= 1
+            labels[row] = empty.pop(0)
+            if not empty:
+                return
+
+
+def _inertia(rows: Tensor, labels: Tensor, centroids: Tensor) -> float:
+    """Sum of squared distances to the own centroid, by differences."""
+    chunk = rows_per_chunk(8 * rows.shape[1], None, "kmeans")
+    parts = zip(rows.split(chunk), labels.split(chunk))
+    return sum(float((x - centroids[y]).square_().sum(dtype=torch.float64)) for x, y in parts)
