@@ -1,4 +1,5 @@
-# make test (all checks) | demo | install | fastreid | lint | types | wheel | gpu-check | gpu-bench | sanitize | clean.  PYTHON= chooses the interpreter.
+# make test (all checks) | demo | install | fastreid | lint | types | wheel | emulate | sanitize | gpu-check | gpu-bench |
+# clean.  PYTHON= chooses the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,8 @@ NATIVE := setup.py pyproject.toml $(wildcard mlt_ops/csrc/*.* mlt_ops/csrc/*/*.*
 
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: install fastreid demo test lint types wheel gpu-check gpu-bench sanitize sanitize-threads sanitize-memory sanitize-cuda abi-check clean
+.PHONY: install fastreid demo test lint types wheel gpu-check gpu-bench sanitize sanitize-threads sanitize-memory \
+	sanitize-cuda emulate emulate-memory abi-check clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -97,6 +99,28 @@ sanitize-memory:
 	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		$(abspath $(BIN))/python -m pytest tests/mlt_ops -q
+
+# The CUDA kernels' code on CPU threads, against the CPU kernels' bits: no GPU is needed, and none is replaced. Then the
+# tests of the operators with it, in a copy that goes the way of CUDA tensors in Python, too; tests of the CPU's own time
+# and memory left out.
+EMULATED := build/emulated
+
+emulate: install
+	$(BIN)/python -m pytest tests/emulate -q
+	EMULATE_MODE=races $(BIN)/python -m pytest tests/emulate/test_kernels.py -q
+	rm -rf $(EMULATED)
+	mkdir -p $(EMULATED)
+	cp -r pyproject.toml setup.py mlt_ops tests $(EMULATED)
+	sed -i -E 's/\b(col|tile)\.is_cuda\b/\1.is_cpu/' $(EMULATED)/mlt_ops/_sparse.py $(EMULATED)/mlt_ops/_search.py
+	cd $(EMULATED) && PYTHONPATH=. $(abspath $(BIN))/python tests/emulate/build.py .
+	cd $(EMULATED) && PYTHONPATH=. EMULATE_LIBRARY=full_plain.so $(abspath $(BIN))/python -m pytest \
+		-p tests.emulate.on_cpu tests/mlt_ops -q -k "not ctrl_c and not never_hold and not thousands"
+
+# The same kernels under the address sanitizer: accesses beyond tensors, workspaces and shared memory.
+emulate-memory: install
+	EMULATE_MODE=memory ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		$(BIN)/python -m pytest tests/emulate/test_kernels.py -q
 
 # The same CPU-only binary under other interpreters: make abi-check PYTHONS="/venv/a/bin/python /venv/b/bin/python"
 abi-check: install

@@ -7,7 +7,8 @@
 
 namespace mlt_ops {
 
-// The root of i; shortens the path on the way. Safe while other threads join sets: a parent only ever becomes smaller.
+// The root of i; shortens the path on the way. Safe while other threads join sets: what it writes was an ancestor of i,
+// which it remains, and ancestors are smaller.
 MLT_OPS_SHARED int32_t find_root(volatile int32_t* parent, int32_t i) {
   int32_t up = parent[i];
   while (up != i) {

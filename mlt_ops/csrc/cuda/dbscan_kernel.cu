@@ -62,7 +62,8 @@ __global__ void join_kernel(Graph graph, const uint8_t* core, int32_t* parent) {
   }
 }
 
-__global__ void flatten_kernel(int64_t num_rows, const uint8_t* core, int32_t* parent) {
+// Volatile, because other threads follow the parents that this one replaces.
+__global__ void flatten_kernel(int64_t num_rows, const uint8_t* core, volatile int32_t* parent) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < num_rows; i += stride) {
     if (core[i]) parent[i] = root_of(parent, static_cast<int32_t>(i));

@@ -172,10 +172,10 @@ void launch(const Sum& sum, const Tensor& like, int64_t begin, int64_t num_rows,
   const Tensor keys = new_tensor(like, num_tables * largest, ScalarType::Int);
   const Tensor sums = new_tensor(like, num_tables * largest, ScalarType::Float);
   const Overflow overflow{rows.mutable_data_ptr<int32_t>(), rows.mutable_data_ptr<int32_t>() + 1};
-  shared_kernel<<<num_blocks(num_rows), kRowThreads, 0, stream>>>(sum, begin, num_rows, out, overflow);
+  shared_kernel<Sum><<<num_blocks(num_rows), kRowThreads, 0, stream>>>(sum, begin, num_rows, out, overflow);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
-  global_kernel<<<num_tables, kRowThreads, 0, stream>>>(sum, begin, out, overflow, keys.mutable_data_ptr<int32_t>(),
-                                                        sums.mutable_data_ptr<float>(), largest);
+  global_kernel<Sum><<<num_tables, kRowThreads, 0, stream>>>(
+      sum, begin, out, overflow, keys.mutable_data_ptr<int32_t>(), sums.mutable_data_ptr<float>(), largest);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 

@@ -14,9 +14,10 @@ namespace mlt_ops {
 
 constexpr int kThreads = 256;
 constexpr unsigned kFullWarp = 0xffffffffu;
+constexpr int64_t kMaxBlocks = 65535;
 constexpr int64_t kWorkspaceBytes = int64_t{1} << 28;  // in global memory, for what does not fit into shared memory
 
-inline int64_t num_blocks(int64_t tasks) { return std::clamp<int64_t>(tasks, 1, 65535); }
+inline int64_t num_blocks(int64_t tasks) { return std::clamp<int64_t>(tasks, 1, kMaxBlocks); }
 
 inline cudaStream_t current_stream(const torch::stable::Tensor& tensor) {
   void* stream = nullptr;
