@@ -106,7 +106,8 @@ sanitize-memory:
 EMULATED := build/emulated
 
 emulate: install
-	$(BIN)/python -m pytest tests/emulate -q
+	$(BIN)/python -m pytest tests/emulate/check_emulator.py -q
+	EMULATE_SEEDS=6 $(BIN)/python -m pytest tests/emulate/test_kernels.py -q
 	EMULATE_MODE=races $(BIN)/python -m pytest tests/emulate/test_kernels.py -q
 	rm -rf $(EMULATED)
 	mkdir -p $(EMULATED)

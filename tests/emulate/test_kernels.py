@@ -3,7 +3,8 @@
 Tables, workspaces and grids are so small that rows overflow into global memory and blocks take several tasks. Of a GPU
 this says nothing but that: neither its memory model nor its compiler nor its speed is here.
 
-EMULATE_MODE: "plain", "races" or "memory" (see build.py; with the address sanitizer preloaded).
+EMULATE_MODE: "plain", "races" or "memory" (see build.py; with the address sanitizer preloaded). EMULATE_SEEDS: how many
+orders of execution.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ pytestmark = [
 ]
 Call = Callable[..., Any]
 MODE = os.environ.get("EMULATE_MODE", "plain")
-SEEDS = range(4 if MODE == "plain" else 2)  # slower otherwise
+SEEDS = range(int(os.environ.get("EMULATE_SEEDS", "2")))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,15 @@ from mlt.config.config import CfgNode
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # where a run finds and leaves things, and how it evaluates; all else belongs to the recipe
-NO_RECIPE = ("DATASETS.", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_GB", "MODEL.DEVICE", "TEST.", "OUTPUT_DIR")
+NO_RECIPE = (
+    "DATASETS.",
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.CACHE_GB",
+    "DATALOADER.AUGMENT_ON",
+    "MODEL.DEVICE",
+    "TEST.",
+    "OUTPUT_DIR",
+)
 
 
 def leaves(node: CfgNode, prefix: str = "") -> dict[str, object]:

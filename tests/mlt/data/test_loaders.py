@@ -462,6 +462,7 @@ def test_augmentation_on_the_device_from_a_config(records: Records) -> None:
 )
 def test_keys_that_have_no_such_value(records: Records, key: str, value: str, message: str) -> None:
     cfg = small_config()
+    cfg.DATALOADER.AUGMENT_ON = "worker"
     cfg.DATALOADER[key] = value
     with pytest.raises(ValueError, match=message):
         build_train_loader(cfg, records, ())

@@ -194,10 +194,10 @@ def _add_data(cfg: YacsNode) -> None:
     # Where kept training images are read from: "host", or "device": MODEL.DEVICE, once all are decoded (needs
     # AUGMENT_ON device). A GPU then holds them all.
     cfg.DATALOADER.CACHE_ON = "host"
-    # Random changes of training images: "worker" (each image where it is loaded, by torchvision) or "device" (whole
-    # batches on MODEL.DEVICE; other draws of the same distribution). With "device", kept images are all decoded before
+    # Random changes of training images: "device" (whole batches on MODEL.DEVICE) or "worker" (each image where it is
+    # loaded, by torchvision; other draws of the same distribution). With "device", kept images are all decoded before
     # the first epoch, after which no workers are needed.
-    cfg.DATALOADER.AUGMENT_ON = "worker"
+    cfg.DATALOADER.AUGMENT_ON = "device"
 
 
 def _add_solver(cfg: YacsNode) -> None:
