@@ -57,7 +57,7 @@ def _stage_two(folder: Path, solver: dict[str, Any]) -> dict[str, Any]:
             "TARGETS": [f"Market1501@{folder}/station"],
             "TESTS": [f"Market1501@{folder}/station"],
         },
-        "DATALOADER": {"NUM_WORKERS": 0},
+        "DATALOADER": {"NUM_WORKERS": 0, "AUGMENT_ON": "worker"},
         "PRETRAIN": {"CONFIG_FILE": "pre.yml"},
         "PSEUDO_LABELS": {
             "NUM_CLUSTERS": [6, 8, 10],

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mlt.clustering.clusterings import Clustering
 from mlt.engine.trainer import Trainer
 from mlt.structures import SOURCE, TARGET, PseudoLabels
 
@@ -122,7 +123,9 @@ class TestMemory:
             memory.append(trainer.adaptive.memory.target_features().clone())
             return cluster(features)
 
-        hook.clustering = type("Recorded", (), {"__call__": staticmethod(record), "report": {}, "state_dict": dict})()
+        hook.clustering = type(
+            "Recorded", (Clustering,), {"__call__": staticmethod(record), "report": {}, "state_dict": dict}
+        )()
         trainer.train()
         assert len(clustered) == 3
         assert passes == [TARGET, SOURCE]  # once each, for the first round
