@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hardware import hardware, require
+from hardware import Figures, hardware, require, shortest
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -45,7 +45,6 @@ from mlt.utils.files import atomic
 SIZE, JPEG_SIZE, BATCH = (256, 128), (128, 64), 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PIXEL_MEAN, PIXEL_STD = (255 * torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-Figures = dict[str, Any]
 
 
 class PeerImages(Dataset[Tensor]):
@@ -117,7 +116,7 @@ def epoch_seconds(batches: Iterable[Tensor], device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
-def shortest(function: Callable[[], Any], device: torch.device, repeats: int = 20) -> float:
+def milliseconds(function: Callable[[], Any], device: torch.device, repeats: int = 20) -> float:
     """Milliseconds of the fastest of several calls.
 
     Args:
@@ -125,7 +124,7 @@ def shortest(function: Callable[[], Any], device: torch.device, repeats: int = 2
         device: where it computes.
         repeats: calls.
     """
-    return 1e3 * min(epoch_seconds((function() for _ in range(1)), device) for _ in range(repeats))
+    return 1e3 * shortest(function, device, repeats)
 
 
 def processor_time(peer: PeerImages, ours: OurImages) -> Figures:
@@ -193,18 +192,18 @@ def stages(peer: PeerImages, ours: OurImages) -> Figures:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as a worker
     theirs = {
-        "decode": shortest(lambda: [Image.open(path).convert("RGB") for path in paths], cpu, 5),
-        "resize, augment, normalise": shortest(lambda: [peer.transform(image) for image in decoded], cpu, 5),
-        "collate": shortest(lambda: torch.stack(tensors), cpu, 5),
+        "decode": milliseconds(lambda: [Image.open(path).convert("RGB") for path in paths], cpu, 5),
+        "resize, augment, normalise": milliseconds(lambda: [peer.transform(image) for image in decoded], cpu, 5),
+        "collate": milliseconds(lambda: torch.stack(tensors), cpu, 5),
     }
-    first = {"decode and resize": shortest(lambda: [decode_image(path, SIZE) for path in paths], cpu, 5)}
+    first = {"decode and resize": milliseconds(lambda: [decode_image(path, SIZE) for path in paths], cpu, 5)}
     torch.set_num_threads(threads)
     mine = {
-        "gather": shortest(lambda: ours.store.gather(rows), device),
-        "augment": shortest(lambda: ours.change(images, seeds), device),
-        "normalise": shortest(lambda: normalize_pixels(changed, ours.mean, ours.std), device),
+        "gather": milliseconds(lambda: ours.store.gather(rows), device),
+        "augment": milliseconds(lambda: ours.change(images, seeds), device),
+        "normalise": milliseconds(lambda: normalize_pixels(changed, ours.mean, ours.std), device),
     }
-    floor = shortest(lambda: torch.ones(size, device=device), device)
+    floor = milliseconds(lambda: torch.ones(size, device=device), device)
     return {
         "theirs, one worker": theirs,
         "ours, once for an image, one worker": first,

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hardware import hardware, require
+from hardware import Figures, hardware, require
 from PIL import Image
 from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
@@ -38,7 +38,6 @@ from mlt.utils.files import atomic
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "MLT" / "duke2market.yml"
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # bfloat16 without sparsity, as NVIDIA states them
 PERSON_IMAGES = 17  # of an identity, about Market-1501's number
-Figures = dict[str, Any]
 
 
 def copies(folder: Path, wanted: int, random: np.random.Generator) -> None:

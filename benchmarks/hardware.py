@@ -30,6 +30,30 @@ def require(device: str) -> None:
         sys.exit(0)
 
 
+def commit() -> str:
+    """The commit that is measured, "-dirty" behind it where files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def shortest(call: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
+    """Seconds of the fastest of several calls, with all that a GPU has been given done.
+
+    Args:
+        call: what to time.
+        device: where it computes.
+        repeats: calls.
+    """
+    taken = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - begin)
+    return min(taken)
+
+
 def hardware(device: str) -> Figures:
     """Where figures are measured.
 
@@ -37,8 +61,6 @@ def hardware(device: str) -> Figures:
         device: "cpu" or "cuda".
     """
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "GPU": torch.cuda.get_device_name() if device == "cuda" else None,
         "CPU": next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor()),
@@ -46,7 +68,7 @@ def hardware(device: str) -> Figures:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "build": mlt_ops.describe_build(),
-        "commit": commit,
+        "commit": commit(),
     }
 
 
@@ -61,20 +83,10 @@ def machine_speed(device: torch.device) -> Figures:
     target, side = torch.empty_like(source), 8192 if gpu else 2048
     one = torch.randn(side, side, device=device)
 
-    def best(call: Callable[[], object]) -> float:
-        taken = []
-        for _ in range(5):
-            begin = time.perf_counter()
-            call()
-            if gpu:
-                torch.cuda.synchronize()
-            taken.append(time.perf_counter() - begin)
-        return min(taken)
-
-    speed = {"bytes/s": 2 * source.numel() / best(lambda: target.copy_(source))}
+    speed = {"bytes/s": 2 * source.numel() / shortest(lambda: target.copy_(source), device)}
     with full_precision(device):
-        speed["float32 FLOP/s"] = 2 * side**3 / best(lambda: one @ one)
+        speed["float32 FLOP/s"] = 2 * side**3 / shortest(lambda: one @ one, device)
         if gpu:
             rounded = one.half()
-            speed["float16 FLOP/s"] = 2 * side**3 / best(lambda: rounded @ rounded)
+            speed["float16 FLOP/s"] = 2 * side**3 / shortest(lambda: rounded @ rounded, device)
     return speed

@@ -24,6 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
+from hardware import commit
 from synthetic_tables import FULL, in_short, write_page
 
 HERE = Path(__file__).resolve().parent
@@ -163,12 +165,8 @@ def measure(work: Path, seeds: Sequence[tuple[int, int]], rows: Collection[str],
 
 def machine() -> dict[str, str]:
     """What the numbers were measured on."""
-    import torch
-
-    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude", "*"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     cores = f"{os.cpu_count()} CPU cores, one thread a run"
-    return {"hardware": cores, "torch": torch.__version__, "python": platform.python_version(), "commit": commit}
+    return {"hardware": cores, "torch": torch.__version__, "python": platform.python_version(), "commit": commit()}
 
 
 def keep_other_rows(measured: dict[str, Any], path: Path) -> None:

@@ -20,7 +20,7 @@ from mlt_ops._sparse import (
     transpose,
 )
 from mlt_ops.expand_query import unchecked_expand_query
-from mlt_ops.k_reciprocal import Window, unchecked_k_reciprocal, window_sizes
+from mlt_ops.k_reciprocal import Window, neighbors_needed, unchecked_k_reciprocal
 from mlt_ops.knn import knn
 from mlt_ops.structures import Neighbors, SparseDistance
 
@@ -71,7 +71,7 @@ def jaccard_distance(
         raise ValueError(f"jaccard_distance: max_distance must be positive and finite, got {max_distance}.")
     if k2 < 1:
         raise ValueError(f"jaccard_distance: k2 must be at least 1, got {k2}.")
-    width = max(window_sizes(k1, window, "jaccard_distance")[0], k2)
+    width = neighbors_needed(k1, k2, window, "jaccard_distance")
     rows = as_features(features, "jaccard_distance")
     require_kernels("jaccard_distance", rows.device)
     if neighbors is None:

@@ -36,6 +36,21 @@ def window_sizes(k1: int, window: Window, op: str) -> tuple[int, int]:
     return full, min(round(k1 / 2) + 1, full)  # round() goes half to even, as NumPy's around
 
 
+def neighbors_needed(k1: int, k2: int, window: Window, op: str) -> int:
+    """Columns of neighbour lists that Jaccard distances take.
+
+    Args:
+        k1: see `window_sizes`.
+        k2: rows in the mean of the query expansion.
+        window: see `window_sizes`.
+        op: the operator, for the message.
+
+    Raises:
+        ValueError: k1 below 1 or an unknown window.
+    """
+    return max(window_sizes(k1, window, op)[0], k2)
+
+
 def k_reciprocal(
     features: Tensor,
     neighbors: Neighbors | tuple[Tensor, Tensor],

@@ -10,7 +10,7 @@ from torch import Tensor
 from mlt_ops._inputs import as_features, as_neighbors, full_precision, rows_per_chunk
 from mlt_ops._sparse import require_kernels, transpose
 from mlt_ops.jaccard import expanded_sets, jaccard_rows
-from mlt_ops.k_reciprocal import window_sizes
+from mlt_ops.k_reciprocal import neighbors_needed
 from mlt_ops.knn import knn
 from mlt_ops.structures import SparseRows
 
@@ -80,7 +80,7 @@ def rerank_in_pieces(
         ValueError: as `rerank`, at once.
         RuntimeError: as `rerank`.
     """
-    width = max(window_sizes(k1, "reranking", "rerank")[0], k2)
+    width = neighbors_needed(k1, k2, "reranking", "rerank")
     if k2 < 1:
         raise ValueError(f"rerank: k2 must be at least 1, got {k2}.")
     if not 0 <= lambda_value <= 1:

@@ -11,7 +11,7 @@ import mlt_ops
 from mlt.structures import UNKNOWN, PseudoLabels
 from mlt.utils import comm
 from mlt_ops import Neighbors, SparseDistance
-from mlt_ops.k_reciprocal import Window, window_sizes
+from mlt_ops.k_reciprocal import Window, neighbors_needed
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def graph_neighbors(features: Tensor, *, k1: int, k2: int, window: Window) -> Ne
         ValueError: no image, malformed features or a parameter out of range.
         RuntimeError: the search has failed on another process.
     """
-    width = max(window_sizes(k1, window, "graph_neighbors")[0], k2)
+    width = neighbors_needed(k1, k2, window, "graph_neighbors")
     return mlt_ops.knn(comm.broadcast_rows(features), min(width, len(features)), group=comm.group())
 
 
