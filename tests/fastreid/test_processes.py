@@ -50,7 +50,7 @@ def test_two_processes_train_one_model(make_cfg: MakeConfig, tmp_path: Path, met
     assert not set(batches[0][-8:].tolist()) & set(batches[1][-8:].tolist())
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
-    alone = door.MLTTrainer(cfg)
+    alone = door.MLTTrainer(make_cfg(method, tmp_path, options | {"DATALOADER.NUM_WORKERS": 0}))
     alone.resume_or_load(resume=True)
     rows = alone.embed_images(TARGET, alone.adaptive.label_features)
     torch.testing.assert_close(rows, first["rows"])
