@@ -72,8 +72,8 @@ inline void check_pair_distance_args(const Tensor& queries, const Tensor& rows, 
   check_tensor(op, "rows", rows, 2, ScalarType::Float, queries);
   check_tensor(op, "query", query, 1, ScalarType::Int, queries);
   check_tensor(op, "row", row, 1, ScalarType::Int, queries);
-  STD_TORCH_CHECK(queries.size(1) == rows.size(1), op, ": queries and rows must be equally wide, got ",
-                  queries.size(1), " and ", rows.size(1));
+  STD_TORCH_CHECK(queries.size(1) == rows.size(1), op, ": queries and rows must be equally wide, got ", queries.size(1),
+                  " and ", rows.size(1));
   STD_TORCH_CHECK(query.size(0) == row.size(0), op, ": query and row must be equally long, got ", query.size(0),
                   " and ", row.size(0));
 }
@@ -128,9 +128,8 @@ inline void check_scatter_columns_args(const Tensor& rowptr, const Tensor& col, 
   check_tensor(op, "next", next, 1, ScalarType::Long, value);
   check_tensor(op, "row", row, 1, ScalarType::Int, value);
   check_tensor(op, "row_value", row_value, 1, ScalarType::Float, value);
-  STD_TORCH_CHECK(row.size(0) == col.size(0) && row_value.size(0) == col.size(0), op,
-                  ": row and row_value must hold ", col.size(0), " entries, got ", row.size(0), " and ",
-                  row_value.size(0));
+  STD_TORCH_CHECK(row.size(0) == col.size(0) && row_value.size(0) == col.size(0), op, ": row and row_value must hold ",
+                  col.size(0), " entries, got ", row.size(0), " and ", row_value.size(0));
 }
 
 inline void check_mirror_args(const Tensor& rowptr, const Tensor& col, const Tensor& value, const Tensor& colptr,
@@ -143,8 +142,8 @@ inline void check_mirror_args(const Tensor& rowptr, const Tensor& col, const Ten
   check_row_range(op, begin, end, num_rows);
   for (const Tensor* numbers : {&order, &place}) {
     check_tensor(op, "order and place", *numbers, 1, ScalarType::Int, value);
-    STD_TORCH_CHECK(numbers->size(0) == num_rows && colptr.size(0) == num_rows + 1, op,
-                    ": all arguments must have ", num_rows, " rows");
+    STD_TORCH_CHECK(numbers->size(0) == num_rows && colptr.size(0) == num_rows + 1, op, ": all arguments must have ",
+                    num_rows, " rows");
   }
 }
 

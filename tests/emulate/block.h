@@ -84,9 +84,9 @@ struct Block {
   std::vector<std::unique_ptr<Thread>> threads;
   std::vector<Warp> warps;
   SharedMemory shared;
-  unsigned index = 0;    // blockIdx
-  unsigned live = 0;     // threads that have not returned
-  unsigned waiting = 0;  // of these, at a barrier
+  unsigned index = 0;     // blockIdx
+  unsigned live = 0;      // threads that have not returned
+  unsigned waiting = 0;   // of these, at a barrier
   unsigned barriers = 0;  // passed so far
 };
 

@@ -33,8 +33,8 @@ void check(const void* kernel, const Shape& shape) {
   const auto found = dynamic_shared.find(kernel);
   const int64_t allowed = found == dynamic_shared.end() ? kGranted : found->second;
   if (shape.grid < 1 || shape.grid > INT32_MAX || shape.block < 1 || shape.block > kMaxThreads) {
-    throw std::runtime_error("no GPU runs " + std::to_string(shape.grid) + " blocks of " +
-                             std::to_string(shape.block) + " threads");
+    throw std::runtime_error("no GPU runs " + std::to_string(shape.grid) + " blocks of " + std::to_string(shape.block) +
+                             " threads");
   }
   if (static_cast<int64_t>(shape.shared) > allowed) {
     throw std::runtime_error(std::to_string(shape.shared) + " bytes of dynamic shared memory, but only " +

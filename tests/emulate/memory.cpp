@@ -94,12 +94,12 @@ void on_atomic([[maybe_unused]] const void* address, [[maybe_unused]] const void
 #ifdef EMULATE_RACES
 #define MLT_HOOK(NAME, WRITES, ATOMIC) \
   void NAME(const void* address) { emulate::touch(address, WRITES, ATOMIC, __builtin_return_address(0)); }
-#define MLT_HOOKS(SIZE)                              \
-  MLT_HOOK(__tsan_read##SIZE, false, false)          \
-  MLT_HOOK(__tsan_write##SIZE, true, false)          \
+#define MLT_HOOKS(SIZE)                               \
+  MLT_HOOK(__tsan_read##SIZE, false, false)           \
+  MLT_HOOK(__tsan_write##SIZE, true, false)           \
   MLT_HOOK(__tsan_unaligned_read##SIZE, false, false) \
   MLT_HOOK(__tsan_unaligned_write##SIZE, true, false) \
-  MLT_HOOK(__tsan_volatile_read##SIZE, false, true)  \
+  MLT_HOOK(__tsan_volatile_read##SIZE, false, true)   \
   MLT_HOOK(__tsan_volatile_write##SIZE, true, true)
 
 extern "C" {

@@ -202,8 +202,8 @@ void Scheduler::finish_exchange(Warp& warp, unsigned mask) {
     } else if ((there >> thread.source & 1) != 0) {
       thread.received = warp.lanes[thread.source]->given;
     } else {
-      throw std::runtime_error("a lane takes from lane " + std::to_string(thread.source) +
-                               ", which is not there, at " + place(thread.where));
+      throw std::runtime_error("a lane takes from lane " + std::to_string(thread.source) + ", which is not there, at " +
+                               place(thread.where));
     }
     make_ready(thread);
   }

@@ -129,12 +129,14 @@ int main() {
     mlt_ops::mutual_row(index.data(), kNeighbors, kNeighbors, i, full.data() + i * kNeighbors);
     mlt_ops::mutual_row(index.data(), kNeighbors, 7, i, half.data() + i * 7);
   }
-  const mlt_ops::ReciprocalInput input{features.data(), order.data(), distance.data(), index.data(), full.data(), half.data(),
-                                       scale.data(),    kRows,        kDim,            kNeighbors,   kNeighbors,  7};
+  const mlt_ops::ReciprocalInput input{features.data(), order.data(), distance.data(),
+                                       index.data(),    full.data(),  half.data(),
+                                       scale.data(),    kRows,        kDim,
+                                       kNeighbors,      kNeighbors,   7};
   const Rows sets = build_twice("k_reciprocal", [&] { return mlt_ops::ReciprocalWorker(input); });
   const mlt_ops::Csr csr = sets.csr();
-  const Rows expanded = build_twice(
-      "expand_query", [&] { return mlt_ops::ExpandWorker(csr, index.data(), kNeighbors, 4, kRows); });
+  const Rows expanded =
+      build_twice("expand_query", [&] { return mlt_ops::ExpandWorker(csr, index.data(), kNeighbors, 4, kRows); });
   const Rows by_column = transpose(expanded);
   const mlt_ops::Csr rows = expanded.csr(), columns = by_column.csr();
   const Rows lower = build_twice("jaccard", [&] { return mlt_ops::JaccardWorker(rows, columns, kRows, kRows, 0.6f); });

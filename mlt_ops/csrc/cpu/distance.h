@@ -1,5 +1,5 @@
-// Squared distance of two rows: the order of addition is part of the result (32 partial sums, then halves), and the CUDA
-// kernels and the fallback in Python keep to it.
+// Squared distance of two rows: the order of addition is part of the result (32 partial sums, then halves), and the
+// CUDA kernels and the fallback in Python keep to it.
 #pragma once
 
 #include <cstdint>

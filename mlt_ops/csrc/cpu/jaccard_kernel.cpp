@@ -13,8 +13,7 @@ RowsOfTensors expand_query_cpu(const Tensor& rowptr, const Tensor& col, const Te
   check_expand_query_args(rowptr, col, value, index, k2, begin, end);
   const Csr rows = csr_of(rowptr, col, value);
   const int32_t* index_ptr = index.const_data_ptr<int32_t>();
-  return rows_to_tensors(value, begin, end,
-                         [&] { return ExpandWorker(rows, index_ptr, index.size(1), k2, num_cols); });
+  return rows_to_tensors(value, begin, end, [&] { return ExpandWorker(rows, index_ptr, index.size(1), k2, num_cols); });
 }
 
 RowsOfTensors jaccard_cpu(const Tensor& rowptr, const Tensor& col, const Tensor& value, const Tensor& colptr,

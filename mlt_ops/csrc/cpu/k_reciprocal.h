@@ -23,13 +23,13 @@ inline void mutual_row(const int32_t* index, int64_t k, int64_t width, int64_t i
 }
 
 struct ReciprocalInput {
-  const float* features;    // [N, dim]
-  const int32_t* order;     // [N] which of the features belongs to each row
-  const float* distance;    // [N, k] squared, of the neighbours
-  const int32_t* index;     // [N, k]
-  const int32_t* full;      // [N, full_width] mutual neighbours
-  const int32_t* half;      // [N, half_width] mutual neighbours in the narrower window
-  const float* scale;       // [N]
+  const float* features;  // [N, dim]
+  const int32_t* order;   // [N] which of the features belongs to each row
+  const float* distance;  // [N, k] squared, of the neighbours
+  const int32_t* index;   // [N, k]
+  const int32_t* full;    // [N, full_width] mutual neighbours
+  const int32_t* half;    // [N, half_width] mutual neighbours in the narrower window
+  const float* scale;     // [N]
   int64_t num_rows, dim, k, full_width, half_width;
 };
 
@@ -81,7 +81,8 @@ class ReciprocalWorker {
   float distance_to(int64_t row, int32_t other) const {
     const int32_t *list = in_.index + row * in_.k, *end = list + in_.k, *found = std::find(list, end, other);
     if (found != end) return in_.distance[row * in_.k + (found - list)];
-    return squared_distance(in_.features + in_.order[row] * in_.dim, in_.features + in_.order[other] * in_.dim, in_.dim);
+    return squared_distance(in_.features + in_.order[row] * in_.dim, in_.features + in_.order[other] * in_.dim,
+                            in_.dim);
   }
 
   // Softmax of the negative distances, added by ascending column.

@@ -24,11 +24,18 @@ RowsOfTensors k_reciprocal_cpu(const Tensor& features, const Tensor& order, cons
                                const Tensor& full, const Tensor& half, const Tensor& scale, int64_t begin,
                                int64_t end) {
   check_k_reciprocal_args(features, order, distance, index, full, half, scale, begin, end);
-  const ReciprocalInput input{
-      features.const_data_ptr<float>(), order.const_data_ptr<int32_t>(), distance.const_data_ptr<float>(),
-      index.const_data_ptr<int32_t>(),  full.const_data_ptr<int32_t>(),  half.const_data_ptr<int32_t>(),
-      scale.const_data_ptr<float>(),    features.size(0),                features.size(1),
-      index.size(1),                    full.size(1),                    half.size(1)};
+  const ReciprocalInput input{features.const_data_ptr<float>(),
+                              order.const_data_ptr<int32_t>(),
+                              distance.const_data_ptr<float>(),
+                              index.const_data_ptr<int32_t>(),
+                              full.const_data_ptr<int32_t>(),
+                              half.const_data_ptr<int32_t>(),
+                              scale.const_data_ptr<float>(),
+                              features.size(0),
+                              features.size(1),
+                              index.size(1),
+                              full.size(1),
+                              half.size(1)};
   return rows_to_tensors(features, begin, end, [&] { return ReciprocalWorker(input); });
 }
 

@@ -52,8 +52,8 @@ class Accumulator {
  public:
   explicit Accumulator(int64_t num_cols) : sum_(num_cols, 0.f), touched_(num_cols + 1) {}
 
-  // Adds value(0), value(1), ..., none negative, to n columns. A column is new as long as its sum is 0; no branch, because
-  // it could not be predicted. Local names keep the inner loop in registers.
+  // Adds value(0), value(1), ..., none negative, to n columns. A column is new as long as its sum is 0; no branch,
+  // because it could not be predicted. Local names keep the inner loop in registers.
   template <class Value>
   void add(const int32_t* cols, int64_t n, const Value& value) {
     float* sum = sum_.data();

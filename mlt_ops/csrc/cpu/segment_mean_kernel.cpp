@@ -15,8 +15,8 @@ namespace {
 
 constexpr int64_t kTile = 256;
 
-void mean_of_tile(const float* features, int64_t dim, const int64_t* rows, int64_t num_rows, int64_t begin,
-                  int64_t end, float* mean) {
+void mean_of_tile(const float* features, int64_t dim, const int64_t* rows, int64_t num_rows, int64_t begin, int64_t end,
+                  float* mean) {
   double total[kTile] = {};
   for (int64_t i = 0; i < num_rows; ++i) {
     const float* row = features + rows[i] * dim;

@@ -24,7 +24,8 @@ void scatter_columns_cpu(const Tensor& rowptr, const Tensor& col, const Tensor& 
     const auto high = static_cast<int32_t>(num_cols * last / num_ranges);
     for (int64_t i = begin; i < end; ++i) {
       const int32_t* row_end = rows.col + rows.rowptr[i + 1];
-      for (const int32_t* c = std::lower_bound(rows.col + rows.rowptr[i], row_end, low); c < row_end && *c < high; ++c) {
+      for (const int32_t* c = std::lower_bound(rows.col + rows.rowptr[i], row_end, low); c < row_end && *c < high;
+           ++c) {
         const int64_t place = next_ptr[*c]++;
         row_ptr[place] = static_cast<int32_t>(i);
         value_ptr[place] = rows.value[c - rows.col];

@@ -21,9 +21,7 @@ struct Graph {
 
 constexpr int32_t kNone = 0x7fffffff;
 
-__device__ inline int64_t first_row() {
-  return (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) / kLanes;
-}
+__device__ inline int64_t first_row() { return (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) / kLanes; }
 
 __device__ inline int64_t row_stride() { return static_cast<int64_t>(gridDim.x) * blockDim.x / kLanes; }
 

@@ -12,7 +12,7 @@
 namespace mlt_ops {
 namespace {
 
-constexpr int64_t kSharedCapacity = 4096;        // columns, 32 KiB: several blocks fit on a multiprocessor
+constexpr int64_t kSharedCapacity = 4096;  // columns, 32 KiB: several blocks fit on a multiprocessor
 
 struct Csr {
   const int64_t* rowptr;

@@ -1,7 +1,7 @@
-// Mutual neighbours and k-reciprocal sets. A block takes a row and keeps two sets in shared memory (in global memory, with
-// fewer blocks, where k1 is too large for that): the row's mutual neighbours, and those with what expansion adds; a warp
-// measures a distance. Members are sorted before their weights are added, so the result equals the CPU's. Not yet run on
-// a GPU.
+// Mutual neighbours and k-reciprocal sets. A block takes a row and keeps two sets in shared memory (in global memory,
+// with fewer blocks, where k1 is too large for that): the row's mutual neighbours, and those with what expansion adds;
+// a warp measures a distance. Members are sorted before their weights are added, so the result equals the CPU's. Not
+// yet run on a GPU.
 #include <torch/csrc/stable/library.h>
 
 #include "arithmetic.h"
@@ -35,8 +35,8 @@ struct Input {
 
 // Working memory of a block.
 struct Sets {
-  int32_t *own, *all;          // hash tables: mutual neighbours; those and the expansion
-  int32_t *member, *sorted;    // the latter as lists
+  int32_t *own, *all;        // hash tables: mutual neighbours; those and the expansion
+  int32_t *member, *sorted;  // the latter as lists
   float* weight;
   uint32_t own_capacity, all_capacity;
 };
@@ -169,7 +169,8 @@ Plan plan_for(const Input& in, const Tensor& features, int64_t num_rows) {
   if (bytes + 64 <= available) {
     STD_CUDA_CHECK(cudaFuncSetAttribute(k_reciprocal_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         static_cast<int>(bytes)));
-    return {layout, static_cast<size_t>(bytes), new_tensor(features, 0, ScalarType::Int), nullptr, num_blocks(num_rows)};
+    return {layout, static_cast<size_t>(bytes), new_tensor(features, 0, ScalarType::Int), nullptr,
+            num_blocks(num_rows)};
   }
   const int64_t blocks = std::clamp<int64_t>(kWorkspaceBytes / bytes, 1, std::min<int64_t>(num_rows, 512));
   Tensor workspace = new_tensor(features, blocks * layout.words(), ScalarType::Int);
@@ -197,12 +198,20 @@ RowsOfTensors k_reciprocal_cuda(const Tensor& features, const Tensor& order, con
   const cudaStream_t stream = current_stream(features);
   const int64_t num_rows = end - begin;
   Tensor count = new_tensor(features, num_rows, ScalarType::Long);
-  if (num_rows == 0) return {count, new_tensor(features, 0, ScalarType::Int), new_tensor(features, 0, ScalarType::Float)};
+  if (num_rows == 0)
+    return {count, new_tensor(features, 0, ScalarType::Int), new_tensor(features, 0, ScalarType::Float)};
 
-  const Input in{features.const_data_ptr<float>(), distance.const_data_ptr<float>(), order.const_data_ptr<int32_t>(),
-                 index.const_data_ptr<int32_t>(),  full.const_data_ptr<int32_t>(),   half.const_data_ptr<int32_t>(),
-                 scale.const_data_ptr<float>(),    features.size(1),                 index.size(1),
-                 full.size(1),                     half.size(1)};
+  const Input in{features.const_data_ptr<float>(),
+                 distance.const_data_ptr<float>(),
+                 order.const_data_ptr<int32_t>(),
+                 index.const_data_ptr<int32_t>(),
+                 full.const_data_ptr<int32_t>(),
+                 half.const_data_ptr<int32_t>(),
+                 scale.const_data_ptr<float>(),
+                 features.size(1),
+                 index.size(1),
+                 full.size(1),
+                 half.size(1)};
   const Plan plan = plan_for(in, features, num_rows);
   const auto launch = [&](int64_t* counts, const int64_t* offsets, int32_t* cols, float* values) {
     k_reciprocal_kernel<<<plan.blocks, kRowThreads, plan.shared_bytes, stream>>>(

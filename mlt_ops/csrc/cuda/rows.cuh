@@ -1,8 +1,8 @@
 // From entries per row to tensors, for operators that count in one pass and fill in a second.
 #pragma once
 
-#include <cub/device/device_scan.cuh>
 #include <torch/csrc/stable/ops.h>
+#include <cub/device/device_scan.cuh>
 
 #include <tuple>
 
