@@ -115,7 +115,7 @@ emulate: install
 	rm -rf $(EMULATED)
 	mkdir -p $(EMULATED)
 	cp -r pyproject.toml setup.py mlt_ops tests $(EMULATED)
-	sed -i -E 's/\b(col|tile)\.is_cuda\b/\1.is_cpu/' $(EMULATED)/mlt_ops/_sparse.py $(EMULATED)/mlt_ops/_search.py
+	sed -i -E 's/\bcol\.is_cuda\b/col.is_cpu/' $(EMULATED)/mlt_ops/_sparse.py
 	cd $(EMULATED) && PYTHONPATH=. $(abspath $(BIN))/python tests/emulate/build.py .
 	cd $(EMULATED) && PYTHONPATH=. EMULATE_LIBRARY=full_plain.so $(abspath $(BIN))/python -m pytest \
 		-p tests.emulate.on_cpu tests/mlt_ops -q -k "not ctrl_c and not never_hold and not thousands"

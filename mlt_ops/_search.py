@@ -126,7 +126,7 @@ def propose(targets: Centred, rows: Centred, width: int, side: int) -> tuple[Ten
 
 def _merge(tile: Tensor, first: int, by_column: bool, bounds: Tensor, index: Tensor) -> None:
     """Keep in `bounds` and `index` the smallest of what they hold and of the tile's rows or columns."""
-    if has_extension() and not tile.is_cuda:
+    if has_cuda(tile.device) if tile.is_cuda else has_extension():
         torch.ops.mlt_ops.merge_nearest(tile, first, by_column, bounds, index)
         return
     values = tile.T if by_column else tile

@@ -35,14 +35,18 @@ inline unsigned __ballot_sync(unsigned mask, bool vote, emulate::Site where = em
 }
 
 template <class T>
-T __shfl_xor_sync(unsigned mask, T value, int lanes, emulate::Site where = emulate::Site::current()) {
+T __shfl_sync(unsigned mask, T value, int source, emulate::Site where = emulate::Site::current()) {
   static_assert(sizeof(T) <= sizeof(uint64_t));
   uint64_t bits = 0;
   memcpy(&bits, &value, sizeof value);
-  const unsigned source = threadIdx.x % 32 ^ static_cast<unsigned>(lanes);
-  bits = emulate::exchange(emulate::Exchange::shuffle, mask, bits, source, where);
+  bits = emulate::exchange(emulate::Exchange::shuffle, mask, bits, static_cast<unsigned>(source) % 32, where);
   memcpy(&value, &bits, sizeof value);
   return value;
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int lanes, emulate::Site where = emulate::Site::current()) {
+  return __shfl_sync(mask, value, static_cast<int>(threadIdx.x % 32) ^ lanes, where);
 }
 
 using cudaStream_t = struct EmulatedStream*;

@@ -19,6 +19,7 @@ import mlt_ops  # noqa: F401  # registers the operators
 
 OPERATORS = (
     "segment_mean",
+    "merge_nearest",
     "pair_distance",
     "mutual_neighbors",
     "k_reciprocal",
@@ -60,6 +61,14 @@ def override(library: Path) -> Library:
 def _both(name: str) -> Callable[..., Any]:
     cpu, cuda = (get_kernel(f"mlt_ops::{name}", key) for key in ("CPU", "PrivateUse1"))
 
+    def merge(keys: Any, tile: Tensor, first: int, by_column: bool, distance: Tensor, index: Tensor) -> None:
+        """The operator that changes its arguments, and whose order, and choice among equals, are each kernel's own."""
+        wanted, order = distance.sort(descending=True)  # a heap, as the CPU kernel leaves it
+        cpu.call_boxed(keys, tile, first, by_column, wanted, index.gather(1, order))
+        cuda.call_boxed(keys, tile, first, by_column, distance, index)
+        if not torch.equal(_bits(distance.sort().values), _bits(wanted.sort().values)):
+            raise AssertionError(f"{name}: the emulated CUDA kernel keeps {distance}, the CPU kernel {wanted}.")
+
     def call(keys: Any, *arguments: Any) -> Any:
         found, wanted = cuda.call_boxed(keys, *arguments), cpu.call_boxed(keys, *arguments)
         for one, other in zip(_as_tuple(found), _as_tuple(wanted), strict=True):
@@ -67,7 +76,7 @@ def _both(name: str) -> Callable[..., Any]:
                 raise AssertionError(f"{name}: the emulated CUDA kernel gives {one}, the CPU kernel {other}.")
         return found
 
-    return call
+    return merge if name == "merge_nearest" else call
 
 
 def _as_tuple(result: Any) -> tuple[Tensor, ...]:

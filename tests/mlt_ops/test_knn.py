@@ -278,9 +278,8 @@ def test_opcheck(device: torch.device) -> None:
     rows = clustered(20, 5).to(device)
     pairs = torch.arange(20, dtype=torch.int32, device=device), torch.arange(20, dtype=torch.int32, device=device)
     torch.library.opcheck(torch.ops.mlt_ops.pair_distance.default, (rows, rows, *pairs))
-    if device.type == "cpu":  # on CUDA torch.topk does it
-        kept = torch.full((5, 3), torch.inf), torch.zeros(5, 3, dtype=torch.int32)
-        torch.library.opcheck(torch.ops.mlt_ops.merge_nearest.default, (rows, 0, True, *kept))
+    kept = torch.full((5, 3), torch.inf, device=device), torch.zeros(5, 3, dtype=torch.int32, device=device)
+    torch.library.opcheck(torch.ops.mlt_ops.merge_nearest.default, (rows, 0, True, *kept))
 
 
 @pytest.mark.skipif(not mlt_ops.has_extension(), reason=mlt_ops.describe_build())

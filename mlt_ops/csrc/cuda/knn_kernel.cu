@@ -1,14 +1,78 @@
-// Measures the pairs that the neighbour search has chosen, a warp per pair. What is near is chosen by torch.topk here,
-// so merge_nearest has no CUDA kernel. Not yet run on a GPU.
+// The two ends of the neighbour search around its matrix products: keep the nearest of a tile, a warp per row or
+// column, and measure chosen pairs, a warp per pair. Not yet run on a GPU.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include "checks.h"
 #include "cuda/distance.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/nearest.cuh"
 
 namespace mlt_ops {
 namespace {
+
+constexpr int kInFlight = 4;  // entries that a lane reads before it offers the first
+
+struct Tile {
+  const float* entries;
+  int64_t num_rows, num_cols;
+};
+
+struct Kept {
+  float* distance;
+  int32_t* index;
+  int64_t width;
+};
+
+__global__ void merge_rows_kernel(Tile tile, int32_t first, Kept kept) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x / kLanes;
+  const int32_t lane = threadIdx.x % kLanes;
+  for (int64_t r = (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) / kLanes; r < tile.num_rows;
+       r += stride) {
+    const float* row = tile.entries + r * tile.num_cols;
+    WarpNearest nearest(kept.distance + r * kept.width, kept.index + r * kept.width, kept.width);
+    for (int64_t begin = 0; begin < tile.num_cols; begin += kInFlight * kLanes) {
+      float some[kInFlight];
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) {
+        const int64_t c = begin + i * kLanes + lane;
+        some[i] = c < tile.num_cols ? row[c] : INFINITY;
+      }
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i)
+        nearest.offer(some[i], first + static_cast<int32_t>(begin) + i * kLanes + lane);
+    }
+  }
+}
+
+constexpr int kColumns = 32;                   // of a patch, a warp each
+constexpr int kPatchRows = 128;                // kInFlight reads by each thread
+constexpr int kColumnStride = kPatchRows + 1;  // odd, so that a row's entries go to 32 different banks
+constexpr int kPatch = kColumns * kColumnStride;
+
+// A block turns patches of a tile's columns in shared memory.
+__global__ void merge_columns_kernel(Tile tile, int32_t first, Kept kept) {
+  __shared__ float patch[kPatch];
+  const int32_t lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
+  for (int64_t strip = static_cast<int64_t>(blockIdx.x) * kColumns; strip < tile.num_cols;
+       strip += static_cast<int64_t>(gridDim.x) * kColumns) {
+    const int64_t own = strip + warp, read = strip + lane;
+    WarpNearest nearest(kept.distance + own * kept.width, kept.index + own * kept.width,
+                        own < tile.num_cols ? kept.width : 0);
+    for (int64_t begin = 0; begin < tile.num_rows; begin += kPatchRows) {
+#pragma unroll
+      for (int r = warp; r < kPatchRows; r += kColumns) {
+        const bool inside = begin + r < tile.num_rows && read < tile.num_cols;
+        patch[lane * kColumnStride + r] = inside ? tile.entries[(begin + r) * tile.num_cols + read] : INFINITY;
+      }
+      __syncthreads();
+      for (int r = lane; r < kPatchRows; r += kLanes) {
+        nearest.offer(patch[warp * kColumnStride + r], first + static_cast<int32_t>(begin) + r);
+      }
+      __syncthreads();  // before the patch is written again
+    }
+  }
+}
 
 __global__ void pair_distance_kernel(const float* __restrict__ queries, const float* __restrict__ rows,
                                      const int32_t* __restrict__ query, const int32_t* __restrict__ row,
@@ -21,6 +85,24 @@ __global__ void pair_distance_kernel(const float* __restrict__ queries, const fl
 }
 
 }  // namespace
+
+void merge_nearest_cuda(const Tensor& tile, int64_t first, bool by_column, Tensor distance, Tensor index) {
+  check_merge_nearest_args(tile, by_column, distance, index);
+  const torch::stable::accelerator::DeviceGuard guard(tile.get_device_index());
+  if (tile.numel() == 0) return;
+  const Tile entries{tile.const_data_ptr<float>(), tile.size(0), tile.size(1)};
+  const Kept kept{distance.mutable_data_ptr<float>(), index.mutable_data_ptr<int32_t>(), distance.size(1)};
+  const auto from = static_cast<int32_t>(first);
+  if (by_column) {
+    const int64_t strips = (entries.num_cols + kColumns - 1) / kColumns;
+    merge_columns_kernel<<<num_blocks(strips), kColumns * kLanes, 0, current_stream(tile)>>>(entries, from, kept);
+  } else {
+    constexpr int kRows = kThreads / kLanes;
+    const int64_t blocks = num_blocks((entries.num_rows + kRows - 1) / kRows);
+    merge_rows_kernel<<<blocks, kThreads, 0, current_stream(tile)>>>(entries, from, kept);
+  }
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
 
 Tensor pair_distance_cuda(const Tensor& queries, const Tensor& rows, const Tensor& query, const Tensor& row) {
   check_pair_distance_args(queries, rows, query, row);
@@ -36,6 +118,9 @@ Tensor pair_distance_cuda(const Tensor& queries, const Tensor& rows, const Tenso
   return distance;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(mlt_ops, CUDA, m) { m.impl("pair_distance", TORCH_BOX(&pair_distance_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(mlt_ops, CUDA, m) {
+  m.impl("merge_nearest", TORCH_BOX(&merge_nearest_cuda));
+  m.impl("pair_distance", TORCH_BOX(&pair_distance_cuda));
+}
 
 }  // namespace mlt_ops
