@@ -72,14 +72,12 @@ def unless_one_fails(op: str, compute: Callable[[], R], device: torch.device, gr
         Exception: what `compute` raised here.
         RuntimeError: it raised on another process alone.
     """
-    error: Exception | None = None
     try:
         result = compute()
-    except Exception as caught:
-        error = caught
-    failed = [rank for rank, (number,) in enumerate(gather_numbers([error is not None], device, group)) if number]
-    if error is not None:
-        raise error
+    except Exception:
+        gather_numbers([True], device, group)
+        raise
+    failed = [rank for rank, (number,) in enumerate(gather_numbers([False], device, group)) if number]
     if failed:
         raise RuntimeError(f"{op}: failed on process {failed[0]} of the group; its own error says why.")
     return result

@@ -69,15 +69,12 @@ def knn_sharded(
 
 def _agree(features: Tensor, k: int, group: dist.ProcessGroup) -> tuple[Tensor, list[int]]:
     """This process's rows and every process's number of rows; an error on one process is one on all."""
-    refused: ValueError | None = None
     try:
         rows = as_features(features, "knn_sharded")
-        mine = [len(rows), rows.shape[1], k]
-    except ValueError as error:
-        refused, mine = error, [-1, -1, -1]
-    everyone = _gather.gather_numbers(mine, features.device, group)
-    if refused is not None:
-        raise refused
+    except ValueError:
+        _gather.gather_numbers([-1, -1, -1], features.device, group)
+        raise
+    everyone = _gather.gather_numbers([len(rows), rows.shape[1], k], features.device, group)
     sizes = [int(size) for size, _, _ in everyone]
     if min(sizes) < 0:
         raise ValueError(f"knn_sharded: the rows of process {sizes.index(-1)} were refused; its own error says why.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -64,7 +65,10 @@ def search(rank: int, folder: str) -> None:
             clustered(1 + 50 * rank, 4), 1, group=dist.group.WORLD, max_memory=96 * 100
         )  # for two of three
     torch.save(found, Path(folder) / f"{rank}.pt")
+    group = weakref.ref(knn_sharded.keywords["group"])
+    del knn_sharded
     dist.destroy_process_group()
+    assert group() is None  # an error that kept it would keep its threads, which may abort a process that ends
 
 
 def test_each_process_finds_its_part_of_the_whole(tmp_path: Path) -> None:
