@@ -9,6 +9,7 @@ from mlt_ops.k_reciprocal import k_reciprocal
 from mlt_ops.kmeans import kmeans, kmeans_mixture, kmeans_plus_plus
 from mlt_ops.knn import knn
 from mlt_ops.knn_sharded import knn_sharded
+from mlt_ops.largest_distance import largest_distance
 from mlt_ops.rerank import rerank, rerank_in_pieces
 from mlt_ops.segment_mean import segment_mean
 from mlt_ops.structures import Columns, KMeansResult, Neighbors, SparseDistance, SparseRows
@@ -32,6 +33,7 @@ __all__ = [
     "kmeans_plus_plus",
     "knn",
     "knn_sharded",
+    "largest_distance",
     "rerank",
     "rerank_in_pieces",
     "segment_mean",

@@ -101,6 +101,17 @@ def lower_bounds(left: Centred, right: Centred) -> Tensor:
     return bounds.add_(left.floors.unsqueeze(1))
 
 
+def product_distances(left: Centred, right: Centred) -> Tensor:
+    """[Q, N] squared distances, up to rounding.
+
+    Args:
+        left: Q rows in float32.
+        right: N rows in float32.
+    """
+    products = torch.addmm(right.norms, left.base, right.base.T, alpha=-2)
+    return products.add_(left.norms.unsqueeze(1)).clamp_(min=0)
+
+
 def propose(targets: Centred, rows: Centred, width: int, side: int) -> tuple[Tensor, Tensor]:
     """The rows of the `width` smallest lower bounds for each target, unsorted: bounds and int32 indices [Q, C].
 

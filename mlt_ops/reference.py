@@ -163,6 +163,15 @@ def dbscan(distance: Floats, eps: float, min_samples: int) -> Integers:
     return labels
 
 
+def largest_distance(features: Floats) -> Floats:
+    """Each row's largest squared distance [N] to any row.
+
+    Args:
+        features: [N, D].
+    """
+    return np.array([((features - row) ** 2).sum(axis=1).max() for row in features])
+
+
 def rerank(query: Floats, gallery: Floats, k1: int = 20, k2: int = 6, lambda_value: float = 0.3) -> Floats:
     """Re-ranked distances [Q, G].
 
@@ -175,7 +184,7 @@ def rerank(query: Floats, gallery: Floats, k1: int = 20, k2: int = 6, lambda_val
     """
     features = np.concatenate([gallery, query])
     distance, index = knn(features, len(features))
-    scale = distance.max(axis=1)
+    scale = largest_distance(features)
     weights = k_reciprocal(features, distance, index, k1, "reranking", scale)
     mixed = (1 - lambda_value) * jaccard(expand_query(weights, index, k2))
     for i in range(len(features)):

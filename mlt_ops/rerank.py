@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from mlt_ops._inputs import as_features, as_neighbors, full_precision, rows_per_chunk
+from mlt_ops._search import Centred, product_distances
 from mlt_ops._sparse import require_kernels, transpose
 from mlt_ops.jaccard import expanded_sets, jaccard_rows
 from mlt_ops.k_reciprocal import neighbors_needed
 from mlt_ops.knn import knn
+from mlt_ops.largest_distance import unchecked_largest_distance
 from mlt_ops.structures import SparseRows
 
 
@@ -97,32 +99,22 @@ def rerank_in_pieces(
     num_items, rows = len(items), torch.cat([items, queries])  # gallery first: it is what a query's row can reach
     neighbors = knn(rows, min(width, len(rows)), max_memory=max_memory)
     found = as_neighbors(neighbors, len(rows), rows.device, width, "rerank")
-    base = rows - rows.mean(dim=0)  # distances stay the same, but rounding errors grow with the norms
-    norms = base.square().sum(dim=1)
-    chunk = rows_per_chunk(8 * len(rows), max_memory, "rerank", rows.numel())
-    largest = torch.cat([_squared(base, norms, some).amax(dim=1) for some in _slices(0, len(rows), chunk)])
-    scale = largest.clamp_(min=torch.finfo(torch.float32).tiny)  # all rows equal: 0 / tiny
+    centred = Centred.of(rows, rows.mean(dim=0))
+    scale = unchecked_largest_distance(centred, max_memory, "rerank")
     order = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
     csr = expanded_sets(rows, order, found, k1, k2, "reranking", scale)
     of_items = csr[0][: num_items + 1], csr[1][: csr[0][num_items]], csr[2][: csr[0][num_items]]
     columns = transpose(*of_items, len(rows))
 
     def pieces() -> Iterator[tuple[slice, Tensor]]:
-        for some in _slices(num_items, len(rows), rows_per_chunk(24 * len(rows), max_memory, "rerank", rows.numel())):
-            distance = _squared(base, norms, some)[:, :num_items].div_(scale[some, None])
+        chunk = rows_per_chunk(24 * len(rows), max_memory, "rerank", rows.numel())
+        for start in range(num_items, len(rows), chunk):
+            some = slice(start, min(start + chunk, len(rows)))
+            with full_precision(rows.device):
+                distance = product_distances(centred.part(some), centred.part(slice(0, num_items)))
             near = SparseRows.unchecked(*jaccard_rows(csr, columns, 1.0, some.start, some.stop), num_items)
-            mixed = distance.mul_(lambda_value).add_(near.to_dense(fill=1.0), alpha=1 - lambda_value)
+            mixed = distance.div_(scale[some, None]).mul_(lambda_value)
+            mixed.add_(near.to_dense(fill=1.0), alpha=1 - lambda_value)
             yield slice(some.start - num_items, some.stop - num_items), mixed
 
     return pieces()
-
-
-def _slices(begin: int, end: int, chunk: int) -> list[slice]:
-    return [slice(start, min(start + chunk, end)) for start in range(begin, end, chunk)]
-
-
-def _squared(base: Tensor, norms: Tensor, some: slice) -> Tensor:
-    """Squared distances [n, N] of some rows to all, by a product of centred rows."""
-    with full_precision(base.device):
-        squared = torch.addmm(norms, base[some], base.T, alpha=-2)
-    return squared.add_(norms[some, None]).clamp_(min=0)

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import DBSCAN
 
-from mlt.clustering import jaccard_dbscan
 from mlt.clustering.jaccard_dbscan import cluster_dbscan, jaccard_graph, label_graph, mean_of_smallest
 from mlt_ops import SparseDistance, reference
 
@@ -63,12 +62,6 @@ class TestClusters:
         np.testing.assert_allclose(graph.to_dense().numpy(), expected, rtol=0, atol=2e-6)
         plain = jaccard_graph(features, max_distance=1.0, k1=10, k2=3, window="clustering")
         assert (graph.to_dense() - plain.to_dense()).abs().max() > 0.01
-
-    def test_largest_distances_come_block_by_block(self, monkeypatch):
-        features = torch.randn(23, 4)
-        monkeypatch.setattr(jaccard_dbscan, "_BLOCK", 100)
-        expected = torch.cdist(features, features).square().amax(1)
-        torch.testing.assert_close(jaccard_dbscan._largest_squared_distance(features), expected)
 
     def test_equal_images_are_one_cluster_under_both_conventions(self):
         features = torch.ones(6, 4) / 2

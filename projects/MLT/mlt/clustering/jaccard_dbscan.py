@@ -16,7 +16,6 @@ from mlt_ops.k_reciprocal import Window, neighbors_needed
 logger = logging.getLogger(__name__)
 
 GIANT = 0.5  # a cluster with more than this share of the images is reported
-_BLOCK = 1 << 24  # distances that are held at a time
 
 
 def graph_neighbors(features: Tensor, *, k1: int, k2: int, window: Window) -> Neighbors:
@@ -55,19 +54,10 @@ def jaccard_graph(
     Raises:
         ValueError: malformed features or a parameter out of range.
     """
-    scale = _largest_squared_distance(features) if window == "reranking" else None
+    scale = mlt_ops.largest_distance(features) if window == "reranking" else None
     return mlt_ops.jaccard_distance(
         features, max_distance=max_distance, k1=k1, k2=k2, neighbors=neighbors, window=window, scale=scale
     )
-
-
-def _largest_squared_distance(features: Tensor) -> Tensor:
-    """Of each row to any other, [N]; a few rows at a time, in O(N^2 D)."""
-    rows = features.float()
-    parts = rows.split(max(_BLOCK // max(len(rows), 1), 1))
-    largest = [torch.cdist(part, rows).amax(1).square() for part in parts if len(part)]
-    tiny = torch.finfo(torch.float32).tiny  # all rows equal: 0 / tiny
-    return torch.cat(largest).clamp(min=tiny) if largest else rows.new_empty(0)
 
 
 def mean_of_smallest(distance: SparseDistance, share: float) -> float:
