@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -32,6 +33,8 @@ def require(device: str) -> None:
 
 def commit() -> str:
     """The commit that is measured, "-dirty" behind it where files differ from it."""
+    if shutil.which("git") is None:
+        return "unknown: there is no git here"
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
     return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 

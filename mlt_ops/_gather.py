@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mlt_ops._search import parts_of
+
 R = TypeVar("R")
 
 
@@ -37,6 +39,18 @@ def gather_rows(mine: Tensor, num_rows: int, group: dist.ProcessGroup) -> Tensor
     parts = [torch.empty_like(padded) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, padded, group=group)
     return torch.cat(parts)[:num_rows]
+
+
+def fingerprint(rows: Tensor) -> int:
+    """A number below 2^52 that other rows, or the same ones in another order, almost surely do not have.
+
+    Args:
+        rows: [N, D] float32.
+    """
+    sums = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+    for some in parts_of(rows):
+        sums[some] = rows[some].view(torch.int32).sum(dim=1, dtype=torch.int64)
+    return int((sums * torch.arange(1, len(sums) + 1, device=sums.device)).sum()) % 2**52
 
 
 def check_same_everywhere(op: str, numbers: list[float], device: torch.device, group: dist.ProcessGroup) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import operator
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
 from mlt_ops.structures import MAX_ROWS, Neighbors
 
+_CPU = torch.device("cpu")
 DEFAULT_MEMORY = 1 << 30  # bytes of working memory, inputs and outputs apart
-# What a call may do on two cores in a fraction of a second: between two calls Python sees Ctrl-C.
+# What a call may do in a fraction of a second, on two cores or on a GPU: between two calls Python sees Ctrl-C.
 ELEMENTS_PER_CALL = 1 << 27
-PRODUCTS_PER_CALL = 1 << 33
+PRODUCTS_PER_CALL = {"cpu": 1 << 33, "cuda": 1 << 42}
 
 
 def as_features(tensor: Tensor, op: str, name: str = "features") -> Tensor:
@@ -36,7 +40,9 @@ def as_features(tensor: Tensor, op: str, name: str = "features") -> Tensor:
     parts = [torch.stack(part.aminmax()) for part in rows.flatten().split(ELEMENTS_PER_CALL)] if rows.numel() else []
     largest = float(torch.stack(parts).abs().max()) if parts else 0.0  # one pass, no copy
     if not math.isfinite(largest):
-        broken = int((~torch.isfinite(rows)).any(dim=1).sum())
+        broken = int((~torch.isfinite(tensor)).any(dim=1).sum())
+        if broken == 0:
+            raise ValueError(f"{op}: {name} are too large for float32 (largest {float(tensor.abs().max()):.3g}).")
         raise ValueError(f"{op}: {name} must be finite, but {broken} of {len(rows)} rows hold NaN or infinity.")
     if largest**2 * (4 * rows.shape[1]) > torch.finfo(torch.float32).max / 4:
         raise ValueError(f"{op}: {name} are too large for float32 squared distances (largest {largest:.3g}).")
@@ -77,12 +83,55 @@ def as_neighbors(
         raise ValueError(
             f"{op}: neighbors.index must be between 0 and {num_rows - 1}, got {int(index.min())} to {int(index.max())}."
         )
+    distance = distance[:, :width].detach().float()
     if num_rows and not (distance.min() >= 0 and distance.max() < torch.inf):
         raise ValueError(f"{op}: neighbors.distance must be finite and not negative (clamp rounding errors).")
-    return Neighbors(distance[:, :width].detach().float().contiguous(), index[:, :width].int().contiguous())
+    return Neighbors(distance.contiguous(), index[:, :width].int().contiguous())
 
 
-def rows_per_chunk(bytes_per_row: int, max_memory: int | None, op: str, products_per_row: int = 0) -> int:
+def as_integer(number: SupportsIndex, op: str, name: str) -> int:
+    """A whole number as a Python int.
+
+    Args:
+        number: an int, also NumPy's or a tensor of one element.
+        op: the operator, for the message.
+        name: the argument, for the message.
+
+    Raises:
+        ValueError: it is something else, or beyond 64 bits.
+    """
+    try:
+        integer = operator.index(number)
+    except TypeError:
+        raise ValueError(f"{op}: {name} must be a whole number, got {number!r}.") from None
+    if abs(integer) >= 1 << 63:
+        raise ValueError(f"{op}: {name} must be below 2^63, got {integer}.")
+    return integer
+
+
+def memory_budget(max_memory: int | None, op: str) -> int:
+    """Bytes of working memory.
+
+    Args:
+        max_memory: None is `DEFAULT_MEMORY`.
+        op: the operator, for the message.
+
+    Raises:
+        ValueError: not a whole number above 0.
+    """
+    budget = DEFAULT_MEMORY if max_memory is None else as_integer(max_memory, op, "max_memory")
+    if budget < 1:
+        raise ValueError(f"{op}: max_memory must be above 0 bytes, got {budget}.")
+    return budget
+
+
+def rows_per_chunk(
+    bytes_per_row: int,
+    max_memory: int | None,
+    op: str,
+    products_per_row: int = 0,
+    device: torch.device = _CPU,
+) -> int:
     """How many rows fit into the memory budget, and can be computed before Ctrl-C has waited too long.
 
     Args:
@@ -90,30 +139,57 @@ def rows_per_chunk(bytes_per_row: int, max_memory: int | None, op: str, products
         max_memory: budget in bytes; None is `DEFAULT_MEMORY`.
         op: the operator, for the message.
         products_per_row: multiplications of one row, where they are many.
+        device: where they are made.
 
     Raises:
         ValueError: the budget does not hold a single row.
     """
-    budget = DEFAULT_MEMORY if max_memory is None else max_memory
+    budget = memory_budget(max_memory, op)
     if budget < bytes_per_row:
         raise ValueError(f"{op}: max_memory={budget} bytes is too little, one row needs {bytes_per_row} bytes.")
-    return min(budget // max(bytes_per_row, 1), max(PRODUCTS_PER_CALL // max(products_per_row, 1), 1))
+    return min(budget // max(bytes_per_row, 1), max(PRODUCTS_PER_CALL[device.type] // max(products_per_row, 1), 1))
+
+
+class _Precision:
+    """Settings of the whole process that make products exact enough: whoever needs them first sets them, the last one
+    restores what was there before."""
+
+    def __init__(self) -> None:
+        self.users, self.lock = 0, threading.Lock()
+        cuda, mkldnn = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+        self.wanted: list[tuple[Any, str, Any]] = [(cuda, "fp32_precision", "ieee"), (mkldnn, "fp32_precision", "ieee")]
+        self.wanted += [(cuda, "allow_fp16_accumulation", False)]
+        self.before: list[Any] = []
+
+    def acquire(self) -> None:
+        with self.lock:
+            if self.users == 0:
+                self.before = [getattr(place, name) for place, name, _ in self.wanted]
+                for place, name, value in self.wanted:
+                    setattr(place, name, value)
+            self.users += 1
+
+    def release(self) -> None:
+        with self.lock:
+            self.users -= 1
+            if self.users == 0:
+                for (place, name, _), value in zip(self.wanted, self.before):
+                    setattr(place, name, value)
+
+
+_precision = _Precision()
 
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Matrix products in true float32: no autocast, TF32 or bfloat16, whatever the caller has set.
+    """Matrix products in true float32: no autocast, TF32 or bfloat16, whatever the caller has set; also by threads.
 
     Args:
         device: where the products are computed.
     """
-    settings = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    before = [setting.fp32_precision for setting in settings]
+    _precision.acquire()
     try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for setting, value in zip(settings, before):
-            setting.fp32_precision = value
+        _precision.release()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlt_ops._inputs import rows_per_chunk
-from mlt_ops._search import by_faiss
+from mlt_ops._search import by_faiss, squared_norms
 from mlt_ops.segment_mean import unchecked_segment_mean
 from mlt_ops.structures import KMeansResult
 
@@ -41,7 +41,7 @@ class Problem(NamedTuple):
         """
         center = rows.mean(dim=0)
         centred = rows - center
-        norms = centred.square().sum(dim=1)
+        norms = squared_norms(centred)
         tolerance = _TOLERANCE * float(norms.sum(dtype=torch.float64)) / max(rows.numel(), 1)
         return cls(centred, center, norms, tolerance)
 
@@ -97,7 +97,7 @@ class _Run:
 def _assign(rows: Tensor, norms: Tensor, centroids: Sequence[Tensor], backend: Backend) -> list[tuple[Tensor, Tensor]]:
     """For each run's centroids: the nearest of each row, the lowest-numbered among equals, and the squared distance."""
     together, sizes = torch.cat(list(centroids)), [len(each) for each in centroids]
-    chunk = rows_per_chunk(4 * len(together), None, "kmeans", together.numel())
+    chunk = rows_per_chunk(4 * len(together), None, "kmeans", together.numel(), rows.device)
     if backend == "faiss":
         found = (by_faiss(rows, each, 1, chunk) for each in centroids)
         return [(index.squeeze(1), distance.squeeze(1)) for distance, index in found]

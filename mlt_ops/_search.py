@@ -13,6 +13,8 @@ from mlt_ops._library import has_cuda, has_extension
 
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
 _HALF = 2.0**-12  # about what rounding to float16 takes from a row, of its norm: the t that makes bounds tightest
+_TINY = 2.0**-126  # the smallest normal float32: what is lost of a number below it, in one operation
+_ELEMENTS_IN_PART = 1 << 22  # of rows of which a part is worked on at a time, to save memory
 _LANES = 32  # partial sums of a distance, as in csrc/arithmetic.h
 _PAIRS_IN_CACHE = 512  # pairs that the fallback measures at a time
 
@@ -36,8 +38,9 @@ class Centred(NamedTuple):
     def of(cls, rows: Tensor, center: Tensor) -> Centred:
         """Centre rows [N, D] on a point [D]."""
         base = rows - center
-        norms = base.square().sum(dim=1)
-        return cls(base, norms, norms * (1 - relative_error(rows.shape[1])))
+        norms = squared_norms(base)
+        dim = rows.shape[1]
+        return cls(base, norms, norms * (1 - relative_error(dim)) - 4 * dim * _TINY)
 
     def half(self, unit: float) -> Centred:
         """The same rows in float16, with floors that allow for what rounding took away.
@@ -48,14 +51,38 @@ class Centred(NamedTuple):
         Args:
             unit: see `half_unit`.
         """
-        rounded = (self.base * unit).half()
-        lost = (self.base - rounded / unit).square().sum(dim=1)
+        rounded, lost = torch.empty_like(self.base, dtype=torch.float16), torch.empty_like(self.norms)
+        for some in parts_of(self.base):
+            rounded[some] = self.base[some] * unit
+            lost[some] = (self.base[some] - rounded[some].float() / unit).square_().sum(dim=1)
         floors = self.floors - _HALF * self.norms - (1 + 1 / _HALF) * lost
         return Centred(rounded, self.norms, floors, unit)
 
     def part(self, rows: slice | Tensor) -> Centred:
         """Some of the rows."""
         return Centred(self.base[rows], self.norms[rows], self.floors[rows], self.unit)
+
+
+def parts_of(rows: Tensor) -> list[slice]:
+    """Neighbouring rows, few enough that a copy of them takes 16 MB.
+
+    Args:
+        rows: [N, D].
+    """
+    size = max(_ELEMENTS_IN_PART // max(rows.shape[1], 1), 1)
+    return [slice(start, start + size) for start in range(0, len(rows), size)]
+
+
+def squared_norms(rows: Tensor) -> Tensor:
+    """[N] sums of squares, without a copy of all rows.
+
+    Args:
+        rows: [N, D] float32.
+    """
+    norms = rows.new_empty(len(rows))
+    for some in parts_of(rows):
+        norms[some] = rows[some].square().sum(dim=1)
+    return norms
 
 
 def half_unit(*rows: Tensor) -> float:
@@ -66,7 +93,7 @@ def half_unit(*rows: Tensor) -> float:
     Args:
         *rows: float32.
     """
-    largest = max((float(part.abs().max()) for part in rows if part.numel()), default=0.0)
+    largest = max((float(torch.stack(part.aminmax()).abs().max()) for part in rows if part.numel()), default=0.0)
     return 2.0 ** min(max(15 - math.frexp(largest)[1], -60), 60)
 
 
@@ -122,16 +149,19 @@ def propose(targets: Centred, rows: Centred, width: int, side: int) -> tuple[Ten
         side: targets and rows of a tile.
     """
     itself = targets is rows
+    tiles = [slice(start, start + side) for start in range(0, len(rows.norms), side)]
+    parts = [rows.part(tile) for tile in tiles]
     bounds = targets.norms.new_full((len(targets.norms), width), torch.inf)
     index = torch.zeros_like(bounds, dtype=torch.int32)
     for i in range(0, len(bounds), side):
-        left = slice(i, i + side)
-        for j in range(i if itself else 0, len(rows.norms), side):
-            right = slice(j, j + side)
-            tile = lower_bounds(targets.part(left), rows.part(right))
-            _merge(tile, j, False, bounds[left], index[left])
-            if itself and j > i:
-                _merge(tile, i, True, bounds[right], index[right])
+        left = targets.part(mine := slice(i, i + side))
+        for theirs, right in zip(tiles, parts):
+            if itself and theirs.start < i:
+                continue
+            tile = lower_bounds(left, right)
+            _merge(tile, theirs.start, False, bounds[mine], index[mine])
+            if itself and theirs.start > i:
+                _merge(tile, i, True, bounds[theirs], index[theirs])
     return bounds, index
 
 

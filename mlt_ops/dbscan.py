@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mlt_ops._inputs import as_integer
 from mlt_ops._library import has_extension
 from mlt_ops._sparse import require_kernels
 from mlt_ops.structures import SparseDistance
@@ -34,11 +35,16 @@ def dbscan(distance: SparseDistance, *, eps: float, min_samples: int) -> Tensor:
 
     Source: Ester et al., A Density-Based Algorithm for Discovering Clusters, KDD 1996.
     """
+    if not isinstance(distance, SparseDistance):
+        raise ValueError(
+            f"dbscan: distance must be a SparseDistance, got {type(distance).__name__}. `jaccard_distance` makes one."
+        )
     if not 0 < eps <= distance.max_distance:
         raise ValueError(
             f"dbscan: eps must be above 0 and at most {distance.max_distance}, the max_distance of the graph, got "
             f"{eps}. Build the graph with a larger max_distance for a larger eps."
         )
+    min_samples = as_integer(min_samples, "dbscan", "min_samples")
     if min_samples < 1:
         raise ValueError(f"dbscan: min_samples must be at least 1, got {min_samples}.")
     require_kernels("dbscan", distance.device)

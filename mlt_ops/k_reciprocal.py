@@ -7,11 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import as_features, as_neighbors
+from mlt_ops._inputs import as_features, as_integer, as_neighbors
 from mlt_ops._library import has_extension
 from mlt_ops._sparse import Csr, build_rows, fake_rows, require_kernels, row_pieces
 from mlt_ops.structures import Neighbors, SparseRows
 
+_FARTHEST = 87  # e^-87 is the smallest weight, see csrc/arithmetic.h
 Window = Literal["clustering", "reranking"]
 
 
@@ -26,6 +27,7 @@ def window_sizes(k1: int, window: Window, op: str) -> tuple[int, int]:
     Raises:
         ValueError: k1 below 1 or an unknown window.
     """
+    k1 = as_integer(k1, op, "k1")
     if k1 < 1:
         raise ValueError(f"{op}: k1 must be at least 1, got {k1}.")
     if window not in ("clustering", "reranking"):
@@ -110,6 +112,11 @@ def unchecked_k_reciprocal(
     divisor = _as_scale(scale, rows)[order]
     if not len(rows):
         return build_rows(lambda begin, end: (rows, rows, rows), 0, 0, rows.device)
+    if not (found.distance[:, 0] < _FARTHEST * divisor).all():
+        raise ValueError(
+            f"k_reciprocal: neighbors.distance must begin with each row's distance to itself, 0 but for rounding; one "
+            f"is {_FARTHEST} times its scale or more, so that all weights would be 0. Clamp or centre, or use `knn`."
+        )
     sizes = (min(size, found.index.shape[1]) for size in window_sizes(k1, window, "k_reciprocal"))
     full, half = (mutual_neighbors(found.index, size) for size in sizes)
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import DEFAULT_MEMORY, as_features, full_precision
+from mlt_ops._inputs import DEFAULT_MEMORY, as_features, as_integer, full_precision, rows_per_chunk
 from mlt_ops._lloyd import Backend, Problem
+from mlt_ops._search import squared_norms
 from mlt_ops.structures import KMeansResult
 
 _SEED_DIM = 512  # seeding passes K times over the rows; a random projection to so many keeps distances to about 6 %
@@ -55,6 +56,7 @@ def kmeans(
     Source: Lloyd, IEEE Trans. Information Theory 28(2), 1982; Arthur and Vassilvitskii, SODA 2007.
     """
     rows = as_features(features, "kmeans")
+    num_clusters = as_integer(num_clusters, "kmeans", "num_clusters")
     _check(rows, [num_clusters], num_restarts, max_iter, backend, "kmeans")
     if init is None:
         return _best_runs(rows, [num_clusters], [seed], num_restarts, max_iter, backend)[0]
@@ -96,8 +98,9 @@ def kmeans_mixture(
         ModuleNotFoundError: backend "faiss" without faiss.
     """
     rows = as_features(features, "kmeans_mixture")
+    num_clusters = [as_integer(number, "kmeans_mixture", "num_clusters") for number in num_clusters]
     if not num_clusters:
-        raise ValueError(f"kmeans_mixture: wanted at least one number of clusters, got {num_clusters!r}.")
+        raise ValueError(f"kmeans_mixture: wanted at least one number of clusters, got {num_clusters}.")
     _check(rows, num_clusters, num_restarts, max_iter, backend, "kmeans_mixture")
     seeds = [seed + group for group in range(len(num_clusters))]
     return _best_runs(rows, num_clusters, seeds, num_restarts, max_iter, backend)
@@ -125,6 +128,7 @@ def kmeans_plus_plus(features: Tensor, num_clusters: int, *, seed: int = 0) -> T
     Source: Arthur and Vassilvitskii, SODA 2007; the greedy draws are those of scikit-learn.
     """
     rows = as_features(features, "kmeans_plus_plus")
+    num_clusters = as_integer(num_clusters, "kmeans_plus_plus", "num_clusters")
     _check_num_clusters(rows, num_clusters, "kmeans_plus_plus")
     with full_precision(rows.device):
         return _seed(rows - rows.mean(dim=0), [num_clusters], [torch.Generator().manual_seed(seed)])[0]
@@ -144,7 +148,7 @@ def _check(
         _check_num_clusters(rows, number, op)
     if backend not in ("torch", "faiss") or (backend == "faiss" and rows.is_cuda):
         raise ValueError(f"{op}: backend must be 'torch', or 'faiss' on the CPU, got {backend!r} on {rows.device}.")
-    if num_restarts < 1 or max_iter < 1:
+    if as_integer(num_restarts, op, "num_restarts") < 1 or as_integer(max_iter, op, "max_iter") < 1:
         raise ValueError(f"{op}: num_restarts and max_iter must be >= 1, got {num_restarts} and {max_iter}.")
 
 
@@ -173,8 +177,10 @@ def _seed(rows: Tensor, num_clusters: Sequence[int], generators: Sequence[torch.
     """
     if rows.shape[1] > 2 * _SEED_DIM:
         projection = torch.randn(rows.shape[1], _SEED_DIM, generator=torch.Generator().manual_seed(0))
-        rows = rows @ projection.to(rows.device)
-    norms = rows.square().sum(dim=1)
+        chunk = rows_per_chunk(4 * _SEED_DIM, None, "kmeans", projection.numel(), rows.device)
+        projection = projection.to(rows.device)
+        rows = torch.cat([part @ projection for part in rows.split(chunk)])
+    norms = squared_norms(rows)
     draws = [_draw(len(rows), number, generator) for number, generator in zip(num_clusters, generators, strict=True)]
     runs_per_pass = max(DEFAULT_MEMORY // (12 * max(len(trials[0]) for _, trials in draws) * len(rows)), 1)
     chosen: list[Tensor] = []

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import DEFAULT_MEMORY, PRODUCTS_PER_CALL, as_features, full_precision, rows_per_chunk
+from mlt_ops._inputs import (
+    PRODUCTS_PER_CALL,
+    as_features,
+    as_integer,
+    full_precision,
+    memory_budget,
+    rows_per_chunk,
+)
 from mlt_ops._search import Centred, half_unit, lower_bounds, measure, propose, propose_by_faiss
 from mlt_ops.structures import MAX_ROWS, Neighbors
 
@@ -17,7 +24,9 @@ if TYPE_CHECKING:
 
 Backend = Literal["auto", "torch", "half", "faiss"]
 _SPARE = 16  # candidates beyond k: more of them take time, with fewer more rows must be searched again
-_TILE = {"cpu": 2048, "cuda": 8192}  # targets and rows of a tile at most
+# Targets and rows of a tile at most. A GPU takes longer for smaller ones to be launched than to be computed; of larger
+# ones more is computed twice, on the diagonal.
+_TILE = {"cpu": 2048, "cuda": 4096}
 
 
 def knn(
@@ -61,16 +70,16 @@ def knn(
         ModuleNotFoundError: backend "faiss" without faiss.
         RuntimeError: another process of the group has failed.
     """
-    rows = as_features(features, "knn")
-    targets = rows if queries is None else as_features(queries, "knn", "queries")
-    _check(rows, targets, k, backend)
     if group is None:
+        rows, targets, k = _checked(features, queries, k, backend)
         found, doubtful = unchecked_knn(rows, targets, slice(0, len(targets)), k, backend, max_memory)
     else:
         from mlt_ops import _gather  # not every PyTorch has torch.distributed
 
-        contents = int(rows.view(torch.int32).sum(dtype=torch.int64)) % 2**52  # of bits: any order gives the same sum
-        numbers = [*rows.shape, *targets.shape, k, contents]
+        rows, targets, k = _gather.unless_one_fails(
+            "knn", lambda: _checked(features, queries, k, backend), features.device, group
+        )
+        numbers = [*rows.shape, *targets.shape, k, _gather.fingerprint(rows), _gather.fingerprint(targets)]
         _gather.check_same_everywhere("knn", numbers, rows.device, group)
         share = _gather.share_of_rank(len(targets), group)
         mine, mine_doubtful = _gather.unless_one_fails(
@@ -83,7 +92,11 @@ def knn(
     return found
 
 
-def _check(rows: Tensor, targets: Tensor, k: int, backend: Backend) -> None:
+def _checked(features: Tensor, queries: Tensor | None, k: int, backend: Backend) -> tuple[Tensor, Tensor, int]:
+    """Rows, targets, which are the same tensor without queries, and k."""
+    rows = as_features(features, "knn")
+    targets = rows if queries is None else as_features(queries, "knn", "queries")
+    k = as_integer(k, "knn", "k")
     if targets.shape[1] != rows.shape[1] or targets.device != rows.device:
         raise ValueError(
             f"knn: queries and features must share D and device, got D={targets.shape[1]} on {targets.device} "
@@ -97,6 +110,7 @@ def _check(rows: Tensor, targets: Tensor, k: int, backend: Backend) -> None:
         raise ValueError(f"knn: backend must be one of {', '.join(known)}, got {backend!r}.")
     if backend == "faiss" and rows.is_cuda:
         raise ValueError(f"knn: backend 'faiss' searches on the CPU, but the features are on {rows.device}.")
+    return rows, targets, k
 
 
 def unchecked_knn(
@@ -113,15 +127,16 @@ def unchecked_knn(
         max_memory: see `knn`.
     """
     (num_rows, dim), width = rows.shape, min(k + _SPARE, len(rows))
-    budget = DEFAULT_MEMORY if max_memory is None else max_memory
-    side = min(_TILE[rows.device.type], math.isqrt(budget // 16), math.isqrt(PRODUCTS_PER_CALL // max(dim, 1)))
+    device, budget = rows.device, memory_budget(max_memory, "knn")
+    products = PRODUCTS_PER_CALL[device.type]
+    side = min(_TILE[device.type], math.isqrt(budget // 16), math.isqrt(products // max(dim, 1)))
     # A measured pair takes as long as a product of 16 pairs: its rows come from memory, not from a cache.
-    chunk = rows_per_chunk(96 * width, max_memory, "knn", 16 * width * dim)
-    chunk_again = rows_searched_again(num_rows, dim, max_memory)
-    with full_precision(rows.device):
+    chunk = rows_per_chunk(96 * width, max_memory, "knn", 16 * width * dim, device)
+    chunk_again = rows_searched_again(num_rows, dim, max_memory, device)
+    with full_precision(device):
         search = _Search(rows, targets, share, k)
         if backend == "faiss":
-            targets_per_call = rows_per_chunk(12 * width, max_memory, "knn", num_rows * dim)
+            targets_per_call = rows_per_chunk(12 * width, max_memory, "knn", num_rows * dim, device)
             bounds, candidates = propose_by_faiss(search.goals, search.space, width, targets_per_call)
         else:
             goals, space = search.in_half() if backend == "half" else (search.goals, search.space)
@@ -139,18 +154,19 @@ def unchecked_knn(
     return Neighbors(search.distance, search.index), len(again)
 
 
-def rows_searched_again(num_rows: int, dim: int, max_memory: int | None) -> int:
+def rows_searched_again(num_rows: int, dim: int, max_memory: int | None, device: torch.device) -> int:
     """How many doubtful rows fit into memory at a time, if bounds admit every row; no other step wants more for one.
 
     Args:
         num_rows: N.
         dim: D.
         max_memory: see `knn`.
+        device: where the rows are.
 
     Raises:
         ValueError: not one fits.
     """
-    return rows_per_chunk(96 * num_rows, max_memory, "knn", 16 * num_rows * dim)
+    return rows_per_chunk(96 * num_rows, max_memory, "knn", 16 * num_rows * dim, device)
 
 
 class _Search:

@@ -41,7 +41,7 @@ def unchecked_largest_distance(rows: Centred, max_memory: int | None, op: str) -
         max_memory: see `largest_distance`.
         op: the operator, for the message.
     """
-    chunk = rows_per_chunk(8 * len(rows.base), max_memory, op, rows.base.numel())
+    chunk = rows_per_chunk(8 * len(rows.base), max_memory, op, rows.base.numel(), rows.base.device)
     with full_precision(rows.base.device):
         parts = [rows.part(slice(start, start + chunk)) for start in range(0, len(rows.base), chunk)]
         largest = torch.cat([product_distances(part, rows).amax(dim=1) for part in parts])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import as_features, as_neighbors, full_precision, rows_per_chunk
+from mlt_ops._inputs import as_features, as_integer, as_neighbors, full_precision, rows_per_chunk
 from mlt_ops._search import Centred, product_distances
 from mlt_ops._sparse import require_kernels, transpose
 from mlt_ops.jaccard import expanded_sets, jaccard_rows
@@ -82,6 +82,7 @@ def rerank_in_pieces(
         ValueError: as `rerank`, at once.
         RuntimeError: as `rerank`.
     """
+    k2 = as_integer(k2, "rerank", "k2")
     width = neighbors_needed(k1, k2, "reranking", "rerank")
     if k2 < 1:
         raise ValueError(f"rerank: k2 must be at least 1, got {k2}.")
@@ -107,7 +108,7 @@ def rerank_in_pieces(
     columns = transpose(*of_items, len(rows))
 
     def pieces() -> Iterator[tuple[slice, Tensor]]:
-        chunk = rows_per_chunk(24 * len(rows), max_memory, "rerank", rows.numel())
+        chunk = rows_per_chunk(24 * len(rows), max_memory, "rerank", rows.numel(), rows.device)
         for start in range(num_items, len(rows), chunk):
             some = slice(start, min(start + chunk, len(rows)))
             with full_precision(rows.device):
