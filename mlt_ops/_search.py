@@ -14,7 +14,7 @@ from mlt_ops._library import has_cuda, has_extension
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
 _HALF = 2.0**-12  # about what rounding to float16 takes from a row, of its norm: the t that makes bounds tightest
 _TINY = 2.0**-126  # the smallest normal float32: what is lost of a number below it, in one operation
-_ELEMENTS_IN_PART = 1 << 22  # of rows of which a part is worked on at a time, to save memory
+_ELEMENTS_IN_PART = 1 << 21  # of rows of which a part is worked on at a time, to save memory
 _LANES = 32  # partial sums of a distance, as in csrc/arithmetic.h
 _PAIRS_IN_CACHE = 512  # pairs that the fallback measures at a time
 
@@ -64,7 +64,7 @@ class Centred(NamedTuple):
 
 
 def parts_of(rows: Tensor) -> list[slice]:
-    """Neighbouring rows, few enough that a copy of them takes 16 MB.
+    """Neighbouring rows, few enough that a copy of them takes 8 MB.
 
     Args:
         rows: [N, D].

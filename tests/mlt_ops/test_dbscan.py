@@ -116,10 +116,12 @@ def test_opcheck(device: torch.device) -> None:
         ({"eps": float("nan")}, "got nan"),
         ({"eps": 1.1}, "the max_distance of the graph, got 1.1. Build the graph with a larger max_distance"),
         ({"min_samples": 0}, "min_samples must be at least 1, got 0"),
+        ({"min_samples": 2.5}, "min_samples must be a whole number, got 2.5"),
+        ({"distance": torch.zeros(3, 3)}, "distance must be a SparseDistance, got Tensor"),
     ],
 )
 def test_errors(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        mlt_ops.dbscan(path(), **({"eps": 0.5, "min_samples": 4} | changes))
+        mlt_ops.dbscan(**({"distance": path(), "eps": 0.5, "min_samples": 4} | changes))
     with pytest.raises(RuntimeError, match="min_samples must be at least 1"):
         torch.ops.mlt_ops.dbscan(*list(vars(path()).values())[:3], 0.5, 0)

@@ -202,6 +202,7 @@ def test_other_dtypes_and_gradients(device: torch.device, dtype: torch.dtype) ->
         (torch.full((4, 2), float("inf")), {"num_clusters": 1}, "4 of 4 rows hold NaN or infinity"),
         (torch.zeros(4, 2), {"num_clusters": 5}, r"between 1 and the number of rows \(4\), got 5"),
         (torch.zeros(4, 2), {"num_clusters": 0}, "got 0"),
+        (torch.zeros(4, 2), {"num_clusters": 2.0}, "num_clusters must be a whole number, got 2.0"),
         (torch.zeros(4, 2), {"num_clusters": 2, "max_iter": 0}, "num_restarts and max_iter must be >= 1, got 1 and 0"),
         (torch.zeros(4, 2), {"num_clusters": 2, "num_restarts": 0}, "got 0 and 300"),
         (torch.zeros(4, 2), {"num_clusters": 2, "backend": "annoy"}, "must be 'torch', or 'faiss' on the CPU"),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import mlt_ops
 from mlt_ops import _search, reference
+from mlt_ops._inputs import full_precision
 
 
 def clustered(num_rows: int, dim: int, seed: int = 0) -> Tensor:
@@ -85,6 +86,16 @@ def test_the_memory_budget_is_kept(peak_bytes: Callable[..., int], crowded: bool
     features = torch.ones(num_rows, dim) if crowded else clustered(num_rows, dim)
     beside = num_rows * (4 * (dim + 1) + 12 * k + 8 * (k + 16) + 4 + 8)  # copy, result, candidates, itself, doubtful
     assert peak_bytes(lambda: mlt_ops.knn(features, k, max_memory=budget)) <= budget + beside
+
+
+@pytest.mark.parametrize("backend", ["torch", "half"])
+def test_there_is_one_copy_of_the_features(peak_bytes: Callable[..., int], backend: Any) -> None:
+    """And half a copy more in float16; squares and rounding errors are taken a few rows at a time."""
+    features, k, budget = clustered(1500, 4096), 10, 1 << 20
+    copy, part = 4 * features.numel(), 4 * _search._ELEMENTS_IN_PART
+    beside = copy + part if backend == "torch" else copy + copy // 2 + 4 * part
+    beside += len(features) * (8 + 12 * k + 8 * (k + 16) + 12)
+    assert peak_bytes(lambda: mlt_ops.knn(features, k, max_memory=budget, backend=backend)) <= budget + beside
 
 
 def test_ctrl_c_ends_it_within_a_second(interrupted: Callable[..., float]) -> None:
@@ -190,12 +201,22 @@ def test_float16_shows_in_the_bounds_alone(device: torch.device) -> None:
     features = clustered(400, 64).to(device)
     features[3] = features[4] + 1e-4  # closer than float16 can tell
     whole = mlt_ops.knn(features, 12)
-    for scale in (1.0, 2.0**-50, 2.0**50):
-        assert_same_bits(mlt_ops.knn(features, 12, backend="half"), whole)
+    for scale in (1.0, 2.0**-50, 2.0**-20, 2.0**20, 2.0**50):
+        stats: dict[str, int] = {}
+        found = mlt_ops.knn(scale * features, 12, backend="half", stats=stats)
+        assert_same_bits(mlt_ops.Neighbors(found.distance / scale**2, found.index), whole)
+        assert stats["doubtful"] == 0
         part = mlt_ops.knn(scale * features, 12, queries=scale * features[100:], backend="half")
         assert torch.equal(part.index, mlt_ops.knn(features, 12, queries=features[100:]).index)
     centred = _search.Centred.of(features, features.mean(dim=0))
     assert (centred.half(_search.half_unit(centred.base)).floors < centred.floors).all()
+
+
+@pytest.mark.parametrize("backend", ["torch", "half"])
+@pytest.mark.parametrize(("dim", "scale"), [(64, 2.0**-72), (512, 2.0**-70), (4, 2.0**-70)])
+def test_squares_that_underflow(device: torch.device, backend: Any, dim: int, scale: float) -> None:
+    features = scale * clustered(400, dim).to(device)
+    assert_same_bits(mlt_ops.knn(features, 10, backend=backend), exhaustive(features, 10))
 
 
 def test_float16_sums_in_float32(device: torch.device) -> None:
@@ -238,6 +259,14 @@ def search_in_group(rank: int, folder: str) -> None:
         found[name] += (torch.tensor(stats["doubtful"]),)
     with pytest.raises(ValueError, match="all processes of the group must pass the same arguments"):
         mlt_ops.knn(clustered(20, 4, seed=rank), 3, group=dist.group.WORLD)
+    rows, same = clustered(20, 4), "must pass the same arguments"
+    with pytest.raises(ValueError, match=same):
+        mlt_ops.knn(rows if rank == 0 else rows.flip(0), 3, group=dist.group.WORLD)
+    with pytest.raises(ValueError, match=same):
+        mlt_ops.knn(rows, 3, queries=rows[:5] + rank, group=dist.group.WORLD)
+    wrong = (RuntimeError, ValueError)[rank], ("failed on process 1 of the group", "k must be between 1 and")[rank]
+    with pytest.raises(wrong[0], match=f"knn: {wrong[1]}"):
+        mlt_ops.knn(rows, 3 + 20 * rank, group=dist.group.WORLD)
     with pytest.MonkeyPatch.context() as patch:
         if rank == 1:
             patch.setattr(sys.modules["mlt_ops.knn"], "unchecked_knn", out_of_memory)
@@ -317,6 +346,23 @@ def test_the_callers_precision_is_ignored_and_kept(device: torch.device) -> None
     assert torch.equal(found.distance, expected.distance)
 
 
+def test_precision_is_restored_by_the_last_of_several_users() -> None:
+    """Operators release the GIL, so two threads may search at a time."""
+    before = torch.get_float32_matmul_precision()
+    one, other = full_precision(torch.device("cpu")), full_precision(torch.device("cpu"))
+    try:
+        torch.set_float32_matmul_precision("medium")
+        medium = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+        one.__enter__()
+        other.__enter__()
+        one.__exit__(None, None, None)
+        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"  # type: ignore[attr-defined]
+        other.__exit__(None, None, None)
+        assert torch.backends.mkldnn.matmul.fp32_precision == medium  # type: ignore[attr-defined]
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_layout_and_gradients_do_not_matter(device: torch.device) -> None:
     features = clustered(40, 16).to(device)
     strided = features.T.contiguous().T.requires_grad_()
@@ -345,6 +391,10 @@ def test_cuda_finds_what_the_cpu_finds() -> None:
         (torch.zeros(5, 2, dtype=torch.int64), {"k": 1}, "floating point, got torch.int64"),
         (torch.tensor([[0.0], [float("nan")]]), {"k": 1}, "1 of 2 rows hold NaN or infinity"),
         (torch.full((2, 2), 1e19), {"k": 1}, "too large for float32"),
+        (torch.full((5, 2), 1e200, dtype=torch.float64), {"k": 1}, r"too large for float32 \(largest 1e\+200\)"),
+        (torch.zeros(5, 2), {"k": 2.0}, "k must be a whole number, got 2.0"),
+        (torch.zeros(5, 2), {"k": 1, "max_memory": -1}, "max_memory must be above 0 bytes, got -1"),
+        (torch.zeros(5, 2), {"k": 1, "max_memory": 1e9}, "max_memory must be a whole number, got 1000000000.0"),
         (torch.zeros(5, 2), {"k": 6}, r"k must be between 1 and the number of features \(5\), got 6"),
         (torch.zeros(5, 2), {"k": 0}, "got 0"),
         (torch.zeros(5, 2), {"k": 1, "queries": torch.zeros(1, 3)}, "must share D and device, got D=3"),
