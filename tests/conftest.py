@@ -74,7 +74,9 @@ def load_tool() -> Callable[[str], ModuleType]:
         assert spec is not None
         assert spec.loader is not None
         module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend((ROOT / name).parent)  # as Python does for a script
+            spec.loader.exec_module(module)
         return module
 
     return load

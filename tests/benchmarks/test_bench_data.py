@@ -15,8 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def bench(load_tool: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+def bench(load_tool: Callable[[str], ModuleType]) -> ModuleType:
     return load_tool("benchmarks/bench_data")
 
 

@@ -12,8 +12,7 @@ import torch
 
 
 @pytest.fixture
-def data(load_tool: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+def data(load_tool: Callable[[str], ModuleType]) -> ModuleType:
     return load_tool("benchmarks/ops_data")
 
 

@@ -21,21 +21,27 @@ def benchmark(load_tool: Callable[[str], ModuleType]) -> ModuleType:
 def test_what_follows_from_the_measured_parts(benchmark: ModuleType) -> None:
     schedule = get_cfg()
     schedule.merge_from_file(str(benchmark.CONFIG))
-    figures = {"step": 0.09, "data": 0.01, "labels": 6.0, "evaluation": 20.0, "FLOP of a step": 9e12, "losses": [1.0]}
+    figures = {"step": 0.09, "data": 0.01, "labels": 5.0, "evaluation": 15.0, "save": 2.0, "clustering": 5.0 + 469 / 11}
+    figures |= {"FLOP of a step": 9e12, "losses": [1.0, 2.0], "bfloat16": True}
     found = benchmark.conclude(figures, schedule, "NVIDIA H200")
     assert found["images/s"] == pytest.approx(128 / 0.1)
     shares = {
-        "data": 3 / 40,
-        "steps": 27 / 40,
-        "labels": 6 / 40,
-        "evaluation": 4 / 40,
-    }  # of 300 steps, 1 / 5 evaluation
+        "data": 3 / 41,
+        "steps": 27 / 41,
+        "labels": 6 / 41,
+        "evaluation": 3 / 41,
+        "saving": 2 / 41,
+    }  # of 300 steps, 1 / 5 evaluation; eleven epochs of 469 cluster
     assert found["share of an epoch"] == pytest.approx(shares)
-    assert found["hours of the schedule"] == pytest.approx(469 * 40 / 3600)
-    assert found["share of the peak"] == pytest.approx(1e14 / 989e12)
+    assert found["hours of the schedule"] == pytest.approx(469 * 41 / 3600)
+    assert found["share of the peak"] == pytest.approx(9e13 / 989e12)
     assert benchmark.conclude(figures, schedule, "a CPU")["share of the peak"] is None
-    table = benchmark.show({"ways": {"plain": figures | found, "fast": figures | found | {"step": 0.045}}})
+    assert benchmark.conclude(figures | {"bfloat16": False}, schedule, "NVIDIA H200")["share of the peak"] is None
+    table = benchmark.show(
+        {"ways": {"plain": figures | found, "fast": figures | found | {"step": 0.045, "losses": [1.0, 1.8]}}}
+    )
     assert [line.split()[-1] for line in table.split("\n") if line.startswith("step ")] == ["2"]
+    assert table.endswith("a tenth of an epoch: 10.0 %")
 
 
 def test_copies_are_new_images_of_the_same_people(benchmark: ModuleType, tmp_path: Path) -> None:

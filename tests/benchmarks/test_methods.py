@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,8 +10,7 @@ import pytest
 
 
 @pytest.fixture
-def tables(load_tool: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+def tables(load_tool: Callable[[str], ModuleType]) -> ModuleType:
     return load_tool("benchmarks/methods_tables")
 
 

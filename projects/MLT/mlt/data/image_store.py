@@ -145,7 +145,7 @@ class ImageStore:
         Args:
             device: e.g. a GPU.
         """
-        if self.device != device:
+        if self.device.type != device.type:  # "cuda" is not equal to "cuda:0"
             self.pixels = self.pixels.to(device, copy=True)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ def split_batch(batch: Batch, num_parts: int) -> list[Batch]:
     Identities are blocks of rows, so a part has all images of its identities when the number of identities divides.
 
     Args:
-        batch: see mlt.structures; on the CPU.
+        batch: see mlt.structures.
         num_parts: a divisor of the rows of each domain.
 
     Returns:
@@ -31,10 +33,14 @@ def split_batch(batch: Batch, num_parts: int) -> list[Batch]:
             f"SOLVER.ACCUMULATION {num_parts} does not divide the {' and '.join(map(str, sizes))} rows of a batch's "
             "domains into equal parts"
         )
-    domains = torch.arange(len(batch["domains"])).split(sizes)
-    parts = (torch.cat(rows) for rows in zip(*(domain.chunk(num_parts) for domain in domains), strict=True))
+    starts = [0, *accumulate(sizes)]
+    shares = [size // num_parts for size in sizes]
+    parts = [[slice(start + i * n, start + (i + 1) * n) for start, n in zip(starts, shares)] for i in range(num_parts)]
     return [{key: _rows(value, part) for key, value in batch.items()} for part in parts]
 
 
-def _rows(value: Tensor | list[str], rows: Tensor) -> Tensor | list[str]:
-    return value[rows] if isinstance(value, Tensor) else [value[i] for i in rows.tolist()]
+def _rows(value: Tensor | list[str], rows: list[slice]) -> Tensor | list[str]:
+    """Ranges of rows: numbers of rows would have to go to where the images are, and the step would wait for that."""
+    if isinstance(value, Tensor):
+        return torch.cat([value[some] for some in rows])
+    return [entry for some in rows for entry in value[some]]

@@ -13,6 +13,7 @@ from mlt.modeling.layers import GroupBatchNorm, running_statistics
 from mlt.modeling.meta_arch import ReidModel
 from mlt.structures import Batch
 from mlt.utils import comm
+from mlt.utils.transfer import send
 
 
 @torch.no_grad()
@@ -38,10 +39,10 @@ def extract(
     rows: Tensor | None = None
     mine = [torch.empty(0, dtype=torch.int64)]
     for batch in loader:
-        out = embed(batch["images"].to(device, non_blocking=True)).float()
+        out = embed(send(batch["images"], device)).float()
         if rows is None:
             rows = out.new_empty(num_images, out.shape[1])
-        rows[batch["indices"].to(device, non_blocking=True)] = out
+        rows[send(batch["indices"], device)] = out
         mine.append(batch["indices"].cpu())
     written, widths = zip(*comm.gather_object((torch.cat(mine), 0 if rows is None else rows.shape[1])))
     wrong = (torch.cat(written).bincount(minlength=num_images) != 1).nonzero().flatten().tolist()

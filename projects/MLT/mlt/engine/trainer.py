@@ -235,7 +235,9 @@ class Trainer(ModelLabelHost, TrainLoop):
             FloatingPointError: a loss or a weight is no number. Nothing is written then.
         """
         check_finite(self._losses, self.iter)
-        check_finite({k: v.sum() for k, v in self.model.state_dict().items() if v.is_floating_point()}, self.iter)
+        weights = {key: value for key, value in self.model.state_dict().items() if value.is_floating_point()}
+        if not bool(torch.stack([value.sum(dtype=torch.float32) for value in weights.values()]).isfinite().all()):
+            check_finite({key: value.sum() for key, value in weights.items()}, self.iter)  # says which
         own = {name: value.cpu() for name, value in running_statistics(self.model).items()} if comm.active() else {}
         processes = comm.gather_object({"rng": rng_state(), "model": own})
         if not comm.is_main():

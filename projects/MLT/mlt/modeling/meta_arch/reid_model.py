@@ -19,6 +19,7 @@ from mlt.modeling.mean_teacher import MeanTeacher
 from mlt.modeling.pixels import normalize_pixels
 from mlt.registry import HEADS, LOSSES
 from mlt.structures import SOURCE, Batch
+from mlt.utils.transfer import send
 
 NORMS = ("BN", "SyncBN")
 NETS = ("teacher", "student")
@@ -156,8 +157,8 @@ class ReidModel(nn.Module):
         num_source = domains.count(SOURCE)
         if SOURCE in domains[num_source:]:
             raise ValueError(f"A batch is source rows, then target rows; got domains {domains}")
-        source_targets = batch["targets"][:num_source].to(self.device, non_blocking=True)
-        target_indices = batch["indices"][num_source:].to(self.device, non_blocking=True)
+        source_targets = send(batch["targets"][:num_source], self.device)
+        target_indices = send(batch["indices"][num_source:], self.device)
         return self.preprocess(batch["images"]), source_targets, target_indices
 
     def net(self, name: str) -> tuple[nn.Module, nn.Module]:
