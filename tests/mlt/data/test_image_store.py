@@ -82,6 +82,10 @@ def test_pixels_on_a_device_are_the_same(records: Records, device: torch.device)
     assert images.store.device.type == device.type
     assert torch.equal(images.store.gather(rows).cpu(), before)
     assert images.load([1, 2])[0].device.type == device.type
+    copied = images.store.pixels.data_ptr()
+    images.store.move_to(torch.device(device.type, 0))  # the same, but not equal to what has no index
+    images.store.move_to(torch.device(device.type))
+    assert images.store.pixels.data_ptr() == copied
 
 
 def test_no_store_travels_by_pickle(records: Records) -> None:

@@ -186,3 +186,43 @@ class TestAdaptBatchNorm:
         batch = {"images": torch.zeros(6, 3, 16, 8, dtype=torch.uint8)}
         with pytest.raises(ValueError, match=r"at least 8 images \(MODEL\.BN_GROUP\).*TEST\.IMS_PER_BATCH.*ADAPT_BN"):
             adapt_batch_norm(model(MODEL__BN_GROUP=8), [batch])
+
+
+SHARES = {"one has none": (2, 3, 0), "one has the short one alone": (1, 2, -1), "all have one": (1, 1, 1)}
+
+
+def batches_of(name: str, rank: int) -> list[dict[str, Tensor]]:
+    """Batches of 4 images of one of three processes, -1 for one of 2 images; the same whoever asks."""
+    torch.manual_seed(rank)
+    share = SHARES[name][rank]
+    return images(*[4] * share) if share >= 0 else images(2)
+
+
+def adapt_in_group(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=3)
+    torch.manual_seed(7)
+    found, net = {}, model(MODEL__BACKBONE__NORM="SyncBN")  # which waits in each batch, and on a CPU is refused
+    for name in SHARES:
+        adapt_batch_norm(net, batches_of(name, rank))
+        found[name] = statistics(net)
+    assert "forward" not in vars(net.backbone.bn1)
+    with pytest.raises(ValueError, match="no batch of at least 1 images"):
+        adapt_batch_norm(net, [])
+    torch.save(found, Path(folder, f"{rank}.pt"))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_processes_adapt_as_one(tmp_path):
+    """Each batch counts once, whoever has it, and one that is short for all of them does not."""
+    mp.spawn(adapt_in_group, args=(str(tmp_path),), nprocs=3)
+    results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)]
+    torch.manual_seed(7)
+    net = model()
+    for name in SHARES:
+        whole = [batch for rank in range(3) for batch in batches_of(name, rank) if len(batch["images"]) == 4]
+        adapt_batch_norm(net, whole)
+        for found in results:
+            for key, value in statistics(net).items():
+                torch.testing.assert_close(found[name][key], value, msg=lambda m, k=key: f"{k}: {m}")

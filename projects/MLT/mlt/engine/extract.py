@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -62,15 +63,15 @@ def adapt_batch_norm(model: ReidModel, loader: Iterable[Batch]) -> None:
     """Re-estimate the BN statistics that evaluation uses as the plain mean over batches (AdaBN; Li et al., 2016).
 
     Every net of the model is adapted. Only norms that evaluation passes through change: with DSBN the target's see all
-    rows and the source's stay. A last batch that is smaller than the others is left out, as are the rows of a batch
-    that do not fill a group of MODEL.BN_GROUP.
+    rows and the source's stay. A last batch that is smaller than the others, also those of other processes, is left
+    out, as are the rows of a batch that do not fill a group of MODEL.BN_GROUP.
 
     Args:
         model: its running BN statistics are changed in place; weights and modes are not.
-        loader: batches with "images" of the new domain.
+        loader: batches with "images" of the new domain, this process's share of them.
 
     Raises:
-        ValueError: the loader is empty, or its batches are smaller than a group of MODEL.BN_GROUP.
+        ValueError: no process has a batch, or none that fills a group of MODEL.BN_GROUP.
     """
     norms: list[Any] = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None]
     group = max((norm.group_size for norm in norms if isinstance(norm, GroupBatchNorm)), default=1)
@@ -81,29 +82,39 @@ def adapt_batch_norm(model: ReidModel, loader: Iterable[Batch]) -> None:
         norm.train()
         norm.momentum = None  # mean of all batches since the counter was zero
         norm.num_batches_tracked.zero_()
-    rows = 0
+        if isinstance(norm, nn.SyncBatchNorm):  # one process may have more batches than another, which would hang
+            norm.forward = MethodType(_BatchNorm.forward, norm)  # type: ignore[method-assign]
+    rows = batches = 0
     for batch in loader:
         images = batch["images"][: len(batch["images"]) // group * group]
         if len(images) >= max(rows, 1):
-            rows = len(images)
+            rows, batches = len(images), batches + 1
             for net in model.nets:
                 model.embed(images, net)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+        vars(norm).pop("forward", None)
     for module, mode in modes.items():
         module.training = mode
-    if not rows:
+    everyone = comm.gather_object((rows, batches))
+    largest = max(size for size, _ in everyone)
+    if not largest:
         raise ValueError(
             f"adapt_batch_norm: no batch of at least {group} images (MODEL.BN_GROUP); set DATASETS.TARGETS, "
             "TEST.IMS_PER_BATCH, or PRETRAIN.ADAPT_BN and TEST.ADAPT_BN False"
         )
-    average_batch_norm(model)
+    counts = [number if size == largest else 0 for size, number in everyone]
+    average_batch_norm(model, counts[comm.rank()] / sum(counts))
 
 
-def average_batch_norm(model: nn.Module) -> None:
+def average_batch_norm(model: nn.Module, share: float | None = None) -> None:
     """Replace running BN statistics by their mean over all processes, so that every process evaluates one model.
 
     Args:
         model: changed in place.
+        share: what this process's statistics count; all shares add up to 1. None: equal ones.
     """
-    comm.mean_over_processes(list(running_statistics(model).values()))
+    statistics = list(running_statistics(model).values())
+    if share is not None and comm.active():
+        torch._foreach_mul_(statistics, share * comm.world_size())
+    comm.mean_over_processes(statistics)

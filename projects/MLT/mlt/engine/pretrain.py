@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Sequence
@@ -138,4 +139,6 @@ def _train_net(cfg: CfgNode) -> str:
         logger.warning("Stage I stopped after step %d of %d; the same command goes on", trainer.iter, trainer.max_iter)
         raise SystemExit(143)
     logger.info("Stage I is done: %s", best)
+    del trainer
+    gc.collect()  # it and its hooks refer to each other: Stage II is to have the memory of its net and images
     return best
