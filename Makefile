@@ -72,7 +72,7 @@ gpu-check:
 		--json "benchmarks/results/$(GPU).json"
 
 # There, after gpu-check: training, images and evaluation at the sizes of DukeMTMC-reID and Market-1501; needs torchvision,
-# yacs, Pillow and tabulate in $(PYTHON), too. Without a GPU it says so.
+# yacs, Pillow, tabulate, tensorboard and tqdm in $(PYTHON), too. Without a GPU it says so.
 gpu-bench: export PYTHONPATH := .:projects/MLT
 gpu-bench:
 	$(PYTHON) benchmarks/bench_train.py --device cuda --source 16522 --target 12936 --queries 3368 --gallery 15913 \
