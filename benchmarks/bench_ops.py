@@ -36,6 +36,7 @@ from mlt_ops.jaccard import jaccard_rows
 from mlt_ops.k_reciprocal import unchecked_k_reciprocal
 from mlt_ops.knn import Backend
 
+WHOLE = 50_000  # rows up to which a user's calls are timed as a whole, too; above it the stages' sum says the same
 K1, K2, EPS, MIN_SAMPLES = 30, 6, 0.6, 4
 
 
@@ -184,7 +185,7 @@ def measure(size: int, args: argparse.Namespace, speed: Figures) -> Figures:
     features, latent, pids = make_features(size, args.dim, args.seed, args.noise)
     features, latent = features.to(args.device), latent.to(args.device)
     searched = features if size <= args.search_size else latent
-    whole = from_features_to_labels(searched, args.repeats) if size <= args.knn_size else {}
+    whole = from_features_to_labels(searched, args.repeats) if size <= min(args.knn_size, WHOLE) else {}
     if size <= args.knn_size:
         neighbors, search, doubtful = run_knn(searched, args.repeats)
     else:

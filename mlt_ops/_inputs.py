@@ -16,9 +16,7 @@ from mlt_ops.structures import MAX_ROWS, Neighbors
 
 _CPU = torch.device("cpu")
 DEFAULT_MEMORY = 1 << 30  # bytes of working memory, inputs and outputs apart
-# What a call may do in a fraction of a second, on two cores or on a GPU: between two calls Python sees Ctrl-C.
-ELEMENTS_PER_CALL = 1 << 27
-PRODUCTS_PER_CALL = {"cpu": 1 << 33, "cuda": 1 << 42}
+ELEMENTS_PER_CALL = 1 << 27  # passed over in a fraction of a second: between two calls Python sees Ctrl-C
 
 
 def as_features(tensor: Tensor, op: str, name: str = "features") -> Tensor:
@@ -125,6 +123,15 @@ def memory_budget(max_memory: int | None, op: str) -> int:
     return budget
 
 
+def products_per_call(device: torch.device) -> int:
+    """Multiplications that take two cores, or a GPU, a fraction of a second: between two calls Python sees Ctrl-C.
+
+    Args:
+        device: where they are made.
+    """
+    return 1 << 42 if device.type == "cuda" else 1 << 33
+
+
 def rows_per_chunk(
     bytes_per_row: int,
     max_memory: int | None,
@@ -147,7 +154,7 @@ def rows_per_chunk(
     budget = memory_budget(max_memory, op)
     if budget < bytes_per_row:
         raise ValueError(f"{op}: max_memory={budget} bytes is too little, one row needs {bytes_per_row} bytes.")
-    return min(budget // max(bytes_per_row, 1), max(PRODUCTS_PER_CALL[device.type] // max(products_per_row, 1), 1))
+    return min(budget // max(bytes_per_row, 1), max(products_per_call(device) // max(products_per_row, 1), 1))
 
 
 class _Precision:

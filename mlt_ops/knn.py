@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from mlt_ops._inputs import (
-    PRODUCTS_PER_CALL,
     as_features,
     as_integer,
     full_precision,
     memory_budget,
+    products_per_call,
     rows_per_chunk,
 )
 from mlt_ops._search import Centred, half_unit, lower_bounds, measure, propose, propose_by_faiss
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 Backend = Literal["auto", "torch", "half", "faiss"]
 _SPARE = 16  # candidates beyond k: more of them take time, with fewer more rows must be searched again
-# Targets and rows of a tile at most. A GPU takes longer for smaller ones to be launched than to be computed; of larger
-# ones more is computed twice, on the diagonal.
+# Targets and rows of a tile at most. Smaller ones would take a GPU longer to launch than to compute; of larger ones
+# more is computed twice, on the diagonal (reckoned, not yet run on a GPU).
 _TILE = {"cpu": 2048, "cuda": 4096}
 
 
@@ -128,8 +128,7 @@ def unchecked_knn(
     """
     (num_rows, dim), width = rows.shape, min(k + _SPARE, len(rows))
     device, budget = rows.device, memory_budget(max_memory, "knn")
-    products = PRODUCTS_PER_CALL[device.type]
-    side = min(_TILE[device.type], math.isqrt(budget // 16), math.isqrt(products // max(dim, 1)))
+    side = min(_TILE[device.type], math.isqrt(budget // 16), math.isqrt(products_per_call(device) // max(dim, 1)))
     # A measured pair takes as long as a product of 16 pairs: its rows come from memory, not from a cache.
     chunk = rows_per_chunk(96 * width, max_memory, "knn", 16 * width * dim, device)
     chunk_again = rows_searched_again(num_rows, dim, max_memory, device)

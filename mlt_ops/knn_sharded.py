@@ -46,9 +46,8 @@ def knn_sharded(
             k differ or k is out of range.
     """
     rows, sizes = _agree(features, k, group)
-    rows_searched_again(
-        max(sizes), rows.shape[1], max_memory, rows.device
-    )  # raises now and everywhere, not on one process alone
+    # raises now and everywhere, not on one process alone
+    rows_searched_again(max(sizes), rows.shape[1], max_memory, rows.device)
     rank, offsets = dist.get_rank(group), [sum(sizes[:r]) for r in range(len(sizes))]
     found = Neighbors(rows.new_empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.int64, device=rows.device))
     block, doubtful = rows, 0
