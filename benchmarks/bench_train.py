@@ -57,7 +57,7 @@ def copies(folder: Path, wanted: int, random: np.random.Generator) -> None:
         Image.fromarray(noisy).save(path.with_name(f"{path.stem}{number:06d}.jpg"), quality=90)
 
 
-def make_domain(folder: Path, domain: str, size: tuple[int, int], sizes: dict[str, int]) -> str:
+def make_domain(folder: Path, domain: str, size: tuple[int, int], sizes: dict[str, int], jobs: int) -> str:
     """A domain in Market-1501 layout; its name for DATASETS.
 
     Args:
@@ -65,10 +65,11 @@ def make_domain(folder: Path, domain: str, size: tuple[int, int], sizes: dict[st
         domain: "campus" or "station".
         size: height and width.
         sizes: images of each sub-folder.
+        jobs: processes that render.
     """
     ids = max(16, sizes["bounding_box_train"] // PERSON_IMAGES // 10)
     spec = DomainSpec(domain, num_train_ids=ids, num_test_ids=16, images_per_id=PERSON_IMAGES, size=size)
-    render_domain(folder / domain, spec)
+    render_domain(folder / domain, spec, jobs=jobs)
     for part, wanted in sizes.items():
         copies(folder / domain / part, wanted, np.random.default_rng(0))
     return f"Market1501@{folder / domain}"
@@ -288,8 +289,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, size = Path(name), (args.size[0] // 2, args.size[1] // 2)
         tests = {"query": args.queries, "bounding_box_test": args.gallery}
-        source = make_domain(folder, "campus", size, {"bounding_box_train": args.source})
-        target = make_domain(folder, "station", size, {"bounding_box_train": args.target, **tests})
+        jobs = max(args.workers, 1)
+        source = make_domain(folder, "campus", size, {"bounding_box_train": args.source}, jobs)
+        target = make_domain(folder, "station", size, {"bounding_box_train": args.target, **tests}, jobs)
         ways = configs(args, folder, source, target)
         schedule = get_cfg()
         schedule.merge_from_file(str(CONFIG))
