@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -44,6 +46,7 @@ def knn_sharded(
     Raises:
         ValueError: on every process if one of them passes malformed or non-finite rows or too little memory, or if D or
             k differ or k is out of range.
+        RuntimeError: another process has failed in its search.
     """
     rows, sizes = _agree(features, k, group)
     # raises now and everywhere, not on one process alone
@@ -55,14 +58,13 @@ def knn_sharded(
         owner = (rank + step) % len(sizes)
         last = step + 1 == len(sizes)
         following, messages = (block, []) if last else _pass_on(block, sizes[(owner + 1) % len(sizes)], group)
-        if len(block):
-            every = slice(0, len(rows))
-            near, again = unchecked_knn(block, rows, every, min(k, len(block)), "torch", max_memory)
-            found = _merge(found, Neighbors(near.distance, near.index + offsets[owner]), offsets[rank], k)
-            doubtful += again
-        for message in messages:
-            message.wait()
-        block = following
+        search = partial(_search_block, found, rows, block, (offsets[rank], offsets[owner]), k, max_memory)
+        try:
+            found, again = _gather.unless_one_fails("knn_sharded", search, rows.device, group)
+        finally:
+            for message in messages:
+                message.wait()
+        block, doubtful = following, doubtful + again
     if stats is not None:
         stats["doubtful"] = _gather.total(doubtful, rows.device, group)
     return found
@@ -102,6 +104,25 @@ def _pass_on(block: Tensor, size: int, group: dist.ProcessGroup) -> tuple[Tensor
     if size:
         messages.append(dist.P2POp(dist.irecv, following, behind, group))
     return following, dist.batch_isend_irecv(messages) if messages else []
+
+
+def _search_block(
+    found: Neighbors, rows: Tensor, block: Tensor, offsets: tuple[int, int], k: int, max_memory: int | None
+) -> tuple[Neighbors, int]:
+    """What has been found, with a block searched too, and how many rows of it were searched again.
+
+    Args:
+        found: in the blocks before.
+        rows: of this process.
+        block: rows to search.
+        offsets: the number of the first of `rows`, and of the block's first, among all rows.
+        k: see `knn_sharded`.
+        max_memory: see `knn_sharded`.
+    """
+    if not len(block):
+        return found, 0
+    near, again = unchecked_knn(block, rows, slice(0, len(rows)), min(k, len(block)), "torch", max_memory)
+    return _merge(found, Neighbors(near.distance, near.index + offsets[1]), offsets[0], k), again
 
 
 def _merge(found: Neighbors, more: Neighbors, first: int, k: int) -> Neighbors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import mlt_ops
-from tests.mlt_ops.test_knn import assert_same_bits, clustered, near_duplicates
+from tests.mlt_ops.test_knn import assert_same_bits, clustered, near_duplicates, out_of_memory
 
 WORLD = 3
 
@@ -64,6 +65,14 @@ def search(rank: int, folder: str) -> None:
         mlt_ops.knn_sharded(
             clustered(1 + 50 * rank, 4), 1, group=dist.group.WORLD, max_memory=96 * 100
         )  # for two of three
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 1:
+            patch.setattr(sys.modules["mlt_ops.knn_sharded"], "unchecked_knn", out_of_memory)
+        wanted = (
+            (MemoryError, "no room") if rank == 1 else (RuntimeError, "knn_sharded: failed on process 1 of the group")
+        )
+        with pytest.raises(wanted[0], match=wanted[1]):
+            knn_sharded(clustered(20, 4), 3)
     torch.save(found, Path(folder) / f"{rank}.pt")
     group = weakref.ref(knn_sharded.keywords["group"])
     del knn_sharded
