@@ -47,6 +47,7 @@ def _restore_random_state() -> Iterator[None]:
     random.setstate(before[0])
     np.random.set_state(before[1])  # noqa: NPY002
     torch.set_rng_state(before[2])
+    assert torch.is_grad_enabled(), "this test has left gradients off, which would fail others"
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

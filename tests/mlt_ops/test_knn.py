@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -346,19 +347,27 @@ def test_the_callers_precision_is_ignored_and_kept(device: torch.device) -> None
     assert torch.equal(found.distance, expected.distance)
 
 
-def test_precision_is_restored_by_the_last_of_several_users() -> None:
+def test_precision_is_restored_by_the_last_of_several_threads() -> None:
     """Operators release the GIL, so two threads may search at a time."""
-    before = torch.get_float32_matmul_precision()
-    one, other = full_precision(torch.device("cpu")), full_precision(torch.device("cpu"))
+    before, settings = torch.get_float32_matmul_precision(), torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    inside, may_leave = threading.Event(), threading.Event()
+
+    def search() -> None:
+        with full_precision(torch.device("cpu")):
+            inside.set()
+            may_leave.wait(30)
+
+    other = threading.Thread(target=search)
     try:
         torch.set_float32_matmul_precision("medium")
-        medium = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
-        one.__enter__()
-        other.__enter__()
-        one.__exit__(None, None, None)
-        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"  # type: ignore[attr-defined]
-        other.__exit__(None, None, None)
-        assert torch.backends.mkldnn.matmul.fp32_precision == medium  # type: ignore[attr-defined]
+        medium = settings.fp32_precision
+        with full_precision(torch.device("cpu")):
+            other.start()
+            assert inside.wait(30)
+        assert settings.fp32_precision == "ieee" != medium
+        may_leave.set()
+        other.join()
+        assert settings.fp32_precision == medium
     finally:
         torch.set_float32_matmul_precision(before)
 
