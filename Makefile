@@ -133,7 +133,8 @@ abi-check: install
 # On a machine with a GPU: invalid accesses and races in the CUDA kernels.
 sanitize-cuda:
 	$(PYTHON) setup.py --quiet build_ext --inplace
-	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON) -m pytest tests/mlt_ops -q -m gpu
+	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
+		$(PYTHON) -m pytest tests/mlt_ops -q -m gpu
 	compute-sanitizer --tool racecheck --error-exitcode 1 $(PYTHON) -m pytest tests/mlt_ops -q -m gpu
 
 clean:

@@ -81,10 +81,10 @@ def as_neighbors(
         raise ValueError(
             f"{op}: neighbors.index must be between 0 and {num_rows - 1}, got {int(index.min())} to {int(index.max())}."
         )
-    distance = distance[:, :width].detach().float()
+    distance = distance.detach().float()
     if num_rows and not (distance.min() >= 0 and distance.max() < torch.inf):
         raise ValueError(f"{op}: neighbors.distance must be finite and not negative (clamp rounding errors).")
-    return Neighbors(distance.contiguous(), index[:, :width].int().contiguous())
+    return Neighbors(distance[:, :width].contiguous(), index[:, :width].int().contiguous())
 
 
 def as_integer(number: SupportsIndex, op: str, name: str) -> int:
@@ -105,6 +105,23 @@ def as_integer(number: SupportsIndex, op: str, name: str) -> int:
     if abs(integer) >= 1 << 63:
         raise ValueError(f"{op}: {name} must be below 2^63, got {integer}.")
     return integer
+
+
+def as_count(number: SupportsIndex, op: str, name: str) -> int:
+    """A whole number of at least 1, see `as_integer`.
+
+    Args:
+        number: an int, also NumPy's or a tensor of one element.
+        op: the operator, for the message.
+        name: the argument, for the message.
+
+    Raises:
+        ValueError: it is something else, less, or beyond 64 bits.
+    """
+    count = as_integer(number, op, name)
+    if count < 1:
+        raise ValueError(f"{op}: {name} must be at least 1, got {count}.")
+    return count
 
 
 def memory_budget(max_memory: int | None, op: str) -> int:

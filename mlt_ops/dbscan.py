@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import as_integer
+from mlt_ops._inputs import as_count
 from mlt_ops._library import has_extension
 from mlt_ops._sparse import require_kernels
 from mlt_ops.structures import SparseDistance
@@ -44,9 +44,7 @@ def dbscan(distance: SparseDistance, *, eps: float, min_samples: int) -> Tensor:
             f"dbscan: eps must be above 0 and at most {distance.max_distance}, the max_distance of the graph, got "
             f"{eps}. Build the graph with a larger max_distance for a larger eps."
         )
-    min_samples = as_integer(min_samples, "dbscan", "min_samples")
-    if min_samples < 1:
-        raise ValueError(f"dbscan: min_samples must be at least 1, got {min_samples}.")
+    min_samples = as_count(min_samples, "dbscan", "min_samples")
     require_kernels("dbscan", distance.device)
     root = torch.ops.mlt_ops.dbscan(distance.rowptr, distance.col, distance.value, eps, min_samples)
     is_root = root == torch.arange(len(root), dtype=root.dtype, device=root.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import as_integer, as_neighbors
+from mlt_ops._inputs import as_count, as_neighbors
 from mlt_ops._library import has_extension
 from mlt_ops._sparse import Csr, build_rows, fake_rows, require_kernels
 from mlt_ops.structures import Neighbors, SparseRows
@@ -32,9 +32,7 @@ def expand_query(rows: SparseRows, neighbors: Neighbors | tuple[Tensor, Tensor],
 
     Source: Zhong et al., CVPR 2017, section 3.4.
     """
-    k2 = as_integer(k2, "expand_query", "k2")
-    if k2 < 1:
-        raise ValueError(f"expand_query: k2 must be at least 1, got {k2}.")
+    k2 = as_count(k2, "expand_query", "k2")
     if rows.nnz and rows.value.min() < 0:
         raise ValueError(f"expand_query: rows must not hold negative values, got {float(rows.value.min())}.")
     found = as_neighbors(neighbors, rows.num_rows, rows.device, k2, "expand_query")

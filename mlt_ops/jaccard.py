@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import as_features, as_integer, as_neighbors
+from mlt_ops._inputs import as_count, as_features, as_neighbors
 from mlt_ops._library import has_extension
 from mlt_ops._sparse import (
     Csr,
@@ -69,9 +69,7 @@ def jaccard_distance(
     """
     if not (math.isfinite(max_distance) and max_distance > 0):
         raise ValueError(f"jaccard_distance: max_distance must be positive and finite, got {max_distance}.")
-    k2 = as_integer(k2, "jaccard_distance", "k2")
-    if k2 < 1:
-        raise ValueError(f"jaccard_distance: k2 must be at least 1, got {k2}.")
+    k2 = as_count(k2, "jaccard_distance", "k2")
     width = neighbors_needed(k1, k2, window, "jaccard_distance")
     rows = as_features(features, "jaccard_distance")
     require_kernels("jaccard_distance", rows.device)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import as_features, as_integer, as_neighbors
+from mlt_ops._inputs import as_count, as_features, as_neighbors
 from mlt_ops._library import has_extension
 from mlt_ops._sparse import Csr, build_rows, fake_rows, require_kernels, row_pieces
 from mlt_ops.structures import Neighbors, SparseRows
@@ -27,9 +27,7 @@ def window_sizes(k1: int, window: Window, op: str) -> tuple[int, int]:
     Raises:
         ValueError: k1 below 1 or an unknown window.
     """
-    k1 = as_integer(k1, op, "k1")
-    if k1 < 1:
-        raise ValueError(f"{op}: k1 must be at least 1, got {k1}.")
+    k1 = as_count(k1, op, "k1")
     if window not in ("clustering", "reranking"):
         raise ValueError(f"{op}: window must be 'clustering' or 'reranking', got {window!r}.")
     full = (

@@ -79,7 +79,9 @@ def knn(
         rows, targets, k = _gather.unless_one_fails(
             "knn", lambda: _checked(features, queries, k, backend), features.device, group
         )
-        numbers = [*rows.shape, *targets.shape, k, _gather.fingerprint(rows), _gather.fingerprint(targets)]
+        contents = _gather.fingerprint(rows)
+        asked = contents if targets is rows else _gather.fingerprint(targets)
+        numbers = [*rows.shape, *targets.shape, k, contents, asked]
         _gather.check_same_everywhere("knn", numbers, rows.device, group)
         share = _gather.share_of_rank(len(targets), group)
         mine, mine_doubtful = _gather.unless_one_fails(

@@ -21,13 +21,9 @@ struct Graph {
 
 constexpr int32_t kNone = 0x7fffffff;
 
-__device__ inline int64_t first_row() { return (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) / kLanes; }
-
-__device__ inline int64_t row_stride() { return static_cast<int64_t>(gridDim.x) * blockDim.x / kLanes; }
-
 __global__ void core_kernel(Graph graph, int64_t min_samples, uint8_t* core, int32_t* parent) {
   const int lane = threadIdx.x % kLanes;
-  for (int64_t i = first_row(); i < graph.num_rows; i += row_stride()) {
+  for (int64_t i = first_of_warp(); i < graph.num_rows; i += warp_stride()) {
     int64_t neighbors = 0;
     for (int64_t p = graph.rowptr[i] + lane; p < graph.rowptr[i + 1]; p += kLanes) {
       neighbors += graph.col[p] != i && graph.value[p] <= graph.eps;
@@ -51,7 +47,7 @@ __device__ void join(int32_t* parent, int32_t a, int32_t b) {
 }
 
 __global__ void join_kernel(Graph graph, const uint8_t* core, int32_t* parent) {
-  for (int64_t i = first_row(); i < graph.num_rows; i += row_stride()) {
+  for (int64_t i = first_of_warp(); i < graph.num_rows; i += warp_stride()) {
     if (!core[i]) continue;
     for (int64_t p = graph.rowptr[i] + threadIdx.x % kLanes; p < graph.rowptr[i + 1]; p += kLanes) {
       const int32_t j = graph.col[p];
@@ -70,7 +66,7 @@ __global__ void flatten_kernel(int64_t num_rows, const uint8_t* core, volatile i
 
 __global__ void border_kernel(Graph graph, const uint8_t* core, int32_t* parent) {
   const int lane = threadIdx.x % kLanes;
-  for (int64_t i = first_row(); i < graph.num_rows; i += row_stride()) {
+  for (int64_t i = first_of_warp(); i < graph.num_rows; i += warp_stride()) {
     if (core[i]) continue;
     int32_t smallest = kNone;
     for (int64_t p = graph.rowptr[i] + lane; p < graph.rowptr[i + 1]; p += kLanes) {

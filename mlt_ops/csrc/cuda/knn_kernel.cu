@@ -25,10 +25,8 @@ struct Kept {
 };
 
 __global__ void merge_rows_kernel(Tile tile, int32_t first, Kept kept) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x / kLanes;
   const int32_t lane = threadIdx.x % kLanes;
-  for (int64_t r = (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) / kLanes; r < tile.num_rows;
-       r += stride) {
+  for (int64_t r = first_of_warp(); r < tile.num_rows; r += warp_stride()) {
     const float* row = tile.entries + r * tile.num_cols;
     WarpNearest nearest(kept.distance + r * kept.width, kept.index + r * kept.width, kept.width);
     for (int64_t begin = 0; begin < tile.num_cols; begin += kInFlight * kLanes) {
@@ -77,8 +75,7 @@ __global__ void merge_columns_kernel(Tile tile, int32_t first, Kept kept) {
 __global__ void pair_distance_kernel(const float* __restrict__ queries, const float* __restrict__ rows,
                                      const int32_t* __restrict__ query, const int32_t* __restrict__ row,
                                      int64_t num_pairs, int64_t dim, float* __restrict__ distance) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x / kLanes;
-  for (int64_t p = (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) / kLanes; p < num_pairs; p += stride) {
+  for (int64_t p = first_of_warp(); p < num_pairs; p += warp_stride()) {
     const float found = squared_distance(queries + query[p] * dim, rows + row[p] * dim, dim);
     if (threadIdx.x % kLanes == 0) distance[p] = found;
   }

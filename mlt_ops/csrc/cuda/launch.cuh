@@ -1,4 +1,4 @@
-// What every CUDA kernel here needs to be launched: current stream, block size, number of blocks.
+// What every CUDA kernel here needs to be launched: current stream, block size, number of blocks, tasks of a warp.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "arithmetic.h"
+
 namespace mlt_ops {
 
 constexpr int kThreads = 256;
@@ -18,6 +20,13 @@ constexpr int64_t kMaxBlocks = 65535;
 constexpr int64_t kWorkspaceBytes = int64_t{1} << 28;  // in global memory, for what does not fit into shared memory
 
 inline int64_t num_blocks(int64_t tasks) { return std::clamp<int64_t>(tasks, 1, kMaxBlocks); }
+
+// Where a warp begins that takes a task of its own, and how far its next one is, over all blocks.
+__device__ inline int64_t first_of_warp() {
+  return (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) / kLanes;
+}
+
+__device__ inline int64_t warp_stride() { return static_cast<int64_t>(gridDim.x) * blockDim.x / kLanes; }
 
 inline cudaStream_t current_stream(const torch::stable::Tensor& tensor) {
   void* stream = nullptr;
