@@ -13,6 +13,7 @@ from mlt.modeling.layers import (
     GlobalAvgPool,
     GroupBatchNorm,
     NonLocal,
+    batch_norm,
     build_pool_layer,
     convert_batch_norm,
     full_precision,
@@ -86,6 +87,10 @@ class TestDomainBatchNorm:
         x = torch.randn(3, 3, 2, 2)  # odd is fine here
         assert torch.equal(norm(x), norm.BN_T(x))
 
+    @pytest.mark.parametrize("training", [True, False])
+    def test_starts_in_the_mode_of_the_norm(self, training):
+        assert DomainBatchNorm(used_norm().train(training)).training is training
+
     def test_odd_batch(self):
         with pytest.raises(ValueError, match=r"got 5 rows.*MODEL\.DSBN False"):
             DomainBatchNorm(nn.BatchNorm1d(3))(torch.randn(5, 3))
@@ -114,6 +119,28 @@ class TestGroupBatchNorm:
             torch.testing.assert_close(
                 getattr(norm, name), torch.stack([getattr(loop, name) for loop in loops]).mean(0)
             )
+
+    @pytest.mark.parametrize("shape", [(3,), (3, 4, 2)])
+    def test_one_call_for_all_groups_gives_the_same(self, shape, monkeypatch):
+        """As on CUDA: of two domains with two groups each, against a call for each group."""
+        alone = convert_batch_norm(used_norm(), dsbn=True, group_size=3)
+        alone.BN_T.bias.requires_grad_(False)
+        together, x = copy.deepcopy(alone), torch.randn(12, *shape)
+        weight, found = torch.randn_like(x), []
+        for norm in (alone, together):
+            rows = x.clone().requires_grad_()
+            out = norm(rows)
+            (out * weight).sum().backward()
+            found.append([out, rows.grad, *(p.grad for p in norm.parameters()), *norm.buffers()])
+            monkeypatch.setattr(batch_norm, "_one_by_one", batch_norm._side_by_side)
+        torch.testing.assert_close(found[1], found[0])
+        assert together.BN_T.bias.grad is None
+
+    def test_on_device(self, device):
+        norm, x = convert_batch_norm(used_norm(), dsbn=True, group_size=3), torch.randn(12, 3, 4, 2)
+        there = copy.deepcopy(norm).to(device)
+        torch.testing.assert_close(there(x.to(device)).cpu(), norm(x))
+        torch.testing.assert_close([value.cpu() for value in there.buffers()], list(norm.buffers()))
 
     def test_gradcheck(self):
         norm = GroupBatchNorm(2, group_size=3).double()
