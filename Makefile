@@ -65,6 +65,7 @@ wheel: $(VENV)/.requirements
 	TORCH_CUDA_ARCH_LIST="$(WHEEL_ARCHS)" $(BIN)/python -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .
 
 # On a machine with a GPU, offline: needs torch >= 2.10, numpy, scikit-learn, pytest and a CUDA toolkit in $(PYTHON).
+gpu-check gpu-bench: export PYTHONPATH := .:projects/MLT
 gpu-check:
 	$(PYTHON) setup.py --quiet build_ext --inplace
 	$(PYTHON) -m pytest tests/mlt_ops -rs
@@ -73,7 +74,6 @@ gpu-check:
 
 # There, after gpu-check: training, images and evaluation at the sizes of DukeMTMC-reID and Market-1501; needs torchvision,
 # yacs, Pillow, tabulate, tensorboard and tqdm in $(PYTHON), too. Without a GPU it says so.
-gpu-bench: export PYTHONPATH := .:projects/MLT
 gpu-bench:
 	$(PYTHON) benchmarks/bench_train.py --device cuda --source 16522 --target 12936 --queries 3368 --gallery 15913 \
 		--steps 50 --workers 8 --json "benchmarks/results/train-$(GPU).json"
