@@ -111,6 +111,21 @@ def relative_error(dim: int) -> float:
     return (4 * dim + 32) * _UNIT_ROUNDOFF
 
 
+def products(left: Centred, right: Centred) -> Tensor:
+    """[Q, N] products of all pairs of rows, summed in float32.
+
+    Args:
+        left: Q rows.
+        right: N rows, in the same precision.
+    """
+    one, other = left.base, right.base.T
+    if one.dtype == torch.float32:
+        return torch.mm(one, other)
+    if one.is_cuda:
+        return torch.mm(one, other, out_dtype=torch.float32)
+    return torch.mm(one.float(), other.float())  # the same numbers: products of float16 are exact in float32
+
+
 def lower_bounds(left: Centred, right: Centred) -> Tensor:
     """[Q, N] numbers that no squared distance, as `measure` gives it, is below: products less their rounding error.
 
@@ -118,14 +133,17 @@ def lower_bounds(left: Centred, right: Centred) -> Tensor:
         left: Q rows.
         right: N rows, in the same precision and unit.
     """
-    one, other, alpha = left.base, right.base.T, -2 / (left.unit * right.unit)
-    if one.dtype == torch.float32:
-        bounds = torch.addmm(right.floors, one, other, alpha=alpha)
-    elif one.is_cuda:  # sums in float32
-        bounds = torch.addmm(right.floors, one, other, out_dtype=torch.float32, alpha=alpha)
-    else:  # the same numbers: products of float16 are exact in float32
-        bounds = torch.addmm(right.floors, one.float(), other.float(), alpha=alpha)
-    return bounds.add_(left.floors.unsqueeze(1))
+    return _bounds_of(products(left, right), left, right)
+
+
+def _bounds_of(tile: Tensor, left: Centred, right: Centred) -> Tensor:
+    """In the order of the operator `merge_nearest`."""
+    return (tile * _alpha(left, right)).add_(right.floors).add_(left.floors.unsqueeze(1))
+
+
+def _alpha(left: Centred, right: Centred) -> float:
+    """What a product counts in a distance, in the rows' units."""
+    return -2 / (left.unit * right.unit)
 
 
 def product_distances(left: Centred, right: Centred) -> Tensor:
@@ -158,19 +176,24 @@ def propose(targets: Centred, rows: Centred, width: int, side: int) -> tuple[Ten
         for theirs, right in zip(tiles, parts):
             if itself and theirs.start < i:
                 continue
-            tile = lower_bounds(left, right)
-            _merge(tile, theirs.start, False, bounds[mine], index[mine])
+            tile = products(left, right)
+            _merge(tile, left, right, theirs.start, False, bounds[mine], index[mine])
             if itself and theirs.start > i:
-                _merge(tile, i, True, bounds[theirs], index[theirs])
+                _merge(tile, left, right, i, True, bounds[theirs], index[theirs])
     return bounds, index
 
 
-def _merge(tile: Tensor, first: int, by_column: bool, bounds: Tensor, index: Tensor) -> None:
-    """Keep in `bounds` and `index` the smallest of what they hold and of the tile's rows or columns."""
+def _merge(
+    tile: Tensor, left: Centred, right: Centred, first: int, by_column: bool, bounds: Tensor, index: Tensor
+) -> None:
+    """Keep in `bounds` and `index` the smallest of what they hold and of the bounds in the tile's rows or columns."""
     if has_cuda(tile.device) if tile.is_cuda else has_extension():
-        torch.ops.mlt_ops.merge_nearest(tile, first, by_column, bounds, index)
+        torch.ops.mlt_ops.merge_nearest(
+            tile, left.floors, right.floors, _alpha(left, right), first, by_column, bounds, index
+        )
         return
-    values = tile.T if by_column else tile
+    values = _bounds_of(tile, left, right)
+    values = values.T if by_column else values
     near = values.topk(min(bounds.shape[1], values.shape[1]), dim=1, largest=False, sorted=False)
     both = torch.cat([bounds, near.values], dim=1)
     kept = both.topk(bounds.shape[1], dim=1, largest=False, sorted=False)
@@ -240,7 +263,16 @@ def _measure_torch(left: Tensor, right: Tensor) -> Tensor:
 if has_extension():
 
     @torch.library.register_fake("mlt_ops::merge_nearest")
-    def _fake_merge_nearest(tile: Tensor, first: int, by_column: bool, distance: Tensor, index: Tensor) -> None:
+    def _fake_merge_nearest(
+        products: Tensor,
+        row_floors: Tensor,
+        col_floors: Tensor,
+        alpha: float,
+        first: int,
+        by_column: bool,
+        distance: Tensor,
+        index: Tensor,
+    ) -> None:
         return None
 
     @torch.library.register_fake("mlt_ops::pair_distance")

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "tile.h"
+
 namespace mlt_ops {
 
 using torch::headeronly::ScalarType;
@@ -52,17 +54,28 @@ inline void check_segment_mean_args(const Tensor& features, const Tensor& order,
                   "segment_mean: features, order and rowptr must be on one device");
 }
 
-inline void check_merge_nearest_args(const Tensor& tile, bool by_column, const Tensor& distance, const Tensor& index) {
+inline Tile checked_tile(const Tensor& products, const Tensor& row_floors, const Tensor& col_floors, double alpha,
+                         bool by_column, const Tensor& distance, const Tensor& index) {
   const char* op = "merge_nearest";
-  check_tensor(op, "tile", tile, 2, ScalarType::Float, tile);
-  check_tensor(op, "distance", distance, 2, ScalarType::Float, tile);
-  check_tensor(op, "index", index, 2, ScalarType::Int, tile);
-  const int64_t wanted = tile.size(by_column ? 1 : 0);
+  check_tensor(op, "products", products, 2, ScalarType::Float, products);
+  check_tensor(op, "row_floors", row_floors, 1, ScalarType::Float, products);
+  check_tensor(op, "col_floors", col_floors, 1, ScalarType::Float, products);
+  check_tensor(op, "distance", distance, 2, ScalarType::Float, products);
+  check_tensor(op, "index", index, 2, ScalarType::Int, products);
+  const int64_t num_rows = products.size(0), num_cols = products.size(1), wanted = by_column ? num_cols : num_rows;
+  STD_TORCH_CHECK(row_floors.size(0) == num_rows && col_floors.size(0) == num_cols, op, ": floors of ", num_rows,
+                  " rows and ", num_cols, " columns, got ", row_floors.size(0), " and ", col_floors.size(0));
   STD_TORCH_CHECK(distance.size(0) == wanted && index.size(0) == wanted, op, ": distance and index must have ", wanted,
                   " rows, got ", distance.size(0), " and ", index.size(0));
   STD_TORCH_CHECK(distance.size(1) == index.size(1) && index.size(1) >= 1, op,
                   ": distance and index must be equally wide, at least 1, got ", distance.size(1), " and ",
                   index.size(1));
+  return {products.const_data_ptr<float>(),
+          row_floors.const_data_ptr<float>(),
+          col_floors.const_data_ptr<float>(),
+          num_rows,
+          num_cols,
+          static_cast<float>(alpha)};
 }
 
 inline void check_pair_distance_args(const Tensor& queries, const Tensor& rows, const Tensor& query,

@@ -6,8 +6,11 @@
 STABLE_TORCH_LIBRARY(mlt_ops, m) {
   // features [N, D], order [M] rows sorted by segment, rowptr [K + 1] -> [K, D]
   m.def("segment_mean(Tensor features, Tensor order, Tensor rowptr) -> Tensor");
-  // Keeps in distance, index [N, C] the C smallest entries of each row (or column) of the tiles seen so far, unsorted.
-  m.def("merge_nearest(Tensor tile, int first, bool by_column, Tensor(a!) distance, Tensor(b!) index) -> ()");
+  // Keeps in distance, index [N, C] the C smallest bounds of each row (or column) of the tiles seen so far, unsorted;
+  // a bound is row_floors + col_floors + alpha products.
+  m.def(
+      "merge_nearest(Tensor products, Tensor row_floors, Tensor col_floors, float alpha, int first, bool by_column, "
+      "Tensor(a!) distance, Tensor(b!) index) -> ()");
   // Squared distances [P] of the pairs (queries[query], rows[row]), indices int32
   m.def("pair_distance(Tensor queries, Tensor rows, Tensor query, Tensor row) -> Tensor");
   // index [N, k] int32 -> rows begin..end of [N, width] int32: neighbours mutual within `width`, -1 in place of others

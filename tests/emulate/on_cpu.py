@@ -61,11 +61,12 @@ def override(library: Path) -> Library:
 def _both(name: str) -> Callable[..., Any]:
     cpu, cuda = (get_kernel(f"mlt_ops::{name}", key) for key in ("CPU", "PrivateUse1"))
 
-    def merge(keys: Any, tile: Tensor, first: int, by_column: bool, distance: Tensor, index: Tensor) -> None:
+    def merge(keys: Any, *arguments: Any) -> None:
         """The operator that changes its arguments, and whose order, and choice among equals, are each kernel's own."""
+        *tile, distance, index = arguments
         wanted, order = distance.sort(descending=True)  # a heap, as the CPU kernel leaves it
-        cpu.call_boxed(keys, tile, first, by_column, wanted, index.gather(1, order))
-        cuda.call_boxed(keys, tile, first, by_column, distance, index)
+        cpu.call_boxed(keys, *tile, wanted, index.gather(1, order))
+        cuda.call_boxed(keys, *tile, distance, index)
         if not torch.equal(_bits(distance.sort().values), _bits(wanted.sort().values)):
             raise AssertionError(f"{name}: the emulated CUDA kernel keeps {distance}, the CPU kernel {wanted}.")
 

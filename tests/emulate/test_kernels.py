@@ -149,11 +149,13 @@ def test_pair_distance(both: Call, num_pairs: int, dim: int) -> None:
 @pytest.mark.parametrize("width", [1, 30, 47, 129])
 @pytest.mark.parametrize(("num_lines", "length", "side"), [(1, 130, 7), (33, 300, 131), (70, 500, 500)])
 def test_merge_nearest(both: Call, num_lines: int, length: int, side: int, width: int, by_column: bool) -> None:
-    lines = torch.randint(500, (num_lines, length)) / 4.0
+    products, own, other = (torch.randint(500, size) / 4.0 for size in ((num_lines, length), (num_lines,), (length,)))
+    lines = own.unsqueeze(1) + other - 2 * products
     distance, index = torch.full((num_lines, width), torch.inf), torch.full((num_lines, width), -1).int()
     for first in range(0, length, side):
-        tile = lines[:, first : first + side]
-        both("merge_nearest", (tile.T if by_column else tile).contiguous(), first, by_column, distance, index)
+        tile, floors = products[:, first : first + side], (own, other[first : first + side])
+        tile, floors = (tile.T, floors[::-1]) if by_column else (tile, floors)
+        both("merge_nearest", tile.contiguous(), *floors, -2.0, first, by_column, distance, index)
     assert torch.equal(distance.sort().values, lines.sort().values[:, :width])
     assert torch.equal(lines.gather(1, index.long()), distance)
     assert all(len(line.unique()) == width for line in index)
@@ -179,8 +181,9 @@ def test_no_rows(both: Call) -> None:
     both("jaccard", pointer, none, value, pointer, none, value, 0.6, 0, 0)
     both("dbscan", pointer, none, value, 0.5, 2)
     both("segment_mean", torch.zeros(0, 5), none.long(), pointer)
-    both("merge_nearest", torch.zeros(0, 5), 0, False, torch.zeros(0, 3), torch.zeros(0, 3).int())
-    both("merge_nearest", torch.zeros(0, 5), 0, True, torch.zeros(5, 3), torch.zeros(5, 3).int())
+    tile = torch.zeros(0, 5), torch.zeros(0), torch.zeros(5), -2.0
+    both("merge_nearest", *tile, 0, False, torch.zeros(0, 3), torch.zeros(0, 3).int())
+    both("merge_nearest", *tile, 0, True, torch.zeros(5, 3), torch.zeros(5, 3).int())
     both("pair_distance", torch.zeros(0, 5), torch.zeros(0, 5), none, none)
     both("count_closer", torch.zeros(0, 5), pointer, none, pointer, none)
 

@@ -309,7 +309,8 @@ def test_opcheck(device: torch.device) -> None:
     pairs = torch.arange(20, dtype=torch.int32, device=device), torch.arange(20, dtype=torch.int32, device=device)
     torch.library.opcheck(torch.ops.mlt_ops.pair_distance.default, (rows, rows, *pairs))
     kept = torch.full((5, 3), torch.inf, device=device), torch.zeros(5, 3, dtype=torch.int32, device=device)
-    torch.library.opcheck(torch.ops.mlt_ops.merge_nearest.default, (rows, 0, True, *kept))
+    floors = rows[:, 0].contiguous(), rows[0].contiguous()
+    torch.library.opcheck(torch.ops.mlt_ops.merge_nearest.default, (rows, *floors, -2.0, 0, True, *kept))
 
 
 @pytest.mark.skipif(not mlt_ops.has_extension(), reason=mlt_ops.describe_build())
@@ -321,7 +322,9 @@ def test_the_operators_check_their_arguments() -> None:
     with pytest.raises(RuntimeError, match="queries and rows must be equally wide, got 3 and 2"):
         torch.ops.mlt_ops.pair_distance(rows, torch.ones(4, 2), numbers, numbers)
     with pytest.raises(RuntimeError, match="distance and index must have 3 rows, got 4 and 4"):
-        torch.ops.mlt_ops.merge_nearest(rows, 0, True, *kept)
+        torch.ops.mlt_ops.merge_nearest(rows, torch.ones(4), torch.ones(3), -2.0, 0, True, *kept)
+    with pytest.raises(RuntimeError, match="floors of 4 rows and 3 columns, got 3 and 3"):
+        torch.ops.mlt_ops.merge_nearest(rows, torch.ones(3), torch.ones(3), -2.0, 0, False, *kept)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -76,8 +76,10 @@ Rows transpose(const Rows& rows) {
 // The nearest of a tile's rows or columns, each thread with its own share of them, against a full sort.
 void check_nearest() {
   constexpr int64_t kSide = 300, kWidth = 7;
-  std::vector<float> tile(kSide * kSide);
-  for (int64_t i = 0; i < kSide * kSide; ++i) tile[i] = static_cast<float>((i * 7919) % 100'003);
+  std::vector<float> products(kSide * kSide), row_floors(kSide), col_floors(kSide);
+  for (int64_t i = 0; i < kSide * kSide; ++i) products[i] = static_cast<float>((i * 7919) % 100'003);
+  for (int64_t i = 0; i < kSide; ++i) row_floors[i] = static_cast<float>(7 * i), col_floors[i] = static_cast<float>(-i);
+  const mlt_ops::Tile tile{products.data(), row_floors.data(), col_floors.data(), kSide, kSide, -2.f};
   for (const bool by_column : {false, true}) {
     std::vector<float> kept(kSide * kWidth, 1e9f);
     std::vector<int32_t> origin(kSide * kWidth, -1);
@@ -89,16 +91,16 @@ void check_nearest() {
           const int64_t count = std::min(mlt_ops::kStrip, kSide - first);
           for (int64_t i = 0; i < count; ++i) {
             heaps[i] = {kept.data() + (first + i) * kWidth, origin.data() + (first + i) * kWidth, kWidth};
-            if (!by_column) mlt_ops::merge_row(tile.data() + (first + i) * kSide, kSide, 0, heaps[i]);
+            if (!by_column) mlt_ops::merge_row(tile, first + i, 0, heaps[i]);
           }
-          if (by_column) mlt_ops::merge_columns(tile.data() + first, kSide, kSide, count, 0, heaps);
+          if (by_column) mlt_ops::merge_columns(tile, first, count, 0, heaps);
         }
       });
     }
     for (std::thread& thread : threads) thread.join();
     for (int64_t i = 0; i < kSide; ++i) {
       std::vector<float> all(kSide), mine(kept.begin() + i * kWidth, kept.begin() + (i + 1) * kWidth);
-      for (int64_t j = 0; j < kSide; ++j) all[j] = by_column ? tile[j * kSide + i] : tile[i * kSide + j];
+      for (int64_t j = 0; j < kSide; ++j) all[j] = by_column ? tile.bound(j, i) : tile.bound(i, j);
       std::sort(all.begin(), all.end());
       std::sort(mine.begin(), mine.end());
       if (std::equal(mine.begin(), mine.end(), all.begin())) continue;

@@ -11,26 +11,26 @@
 namespace mlt_ops {
 
 // O(R S) time for a tile [R, S], plus a heap's O(log C) for each entry that is kept for a while.
-void merge_nearest_cpu(const Tensor& tile, int64_t first, bool by_column, Tensor distance, Tensor index) {
-  check_merge_nearest_args(tile, by_column, distance, index);
-  const int64_t num_rows = tile.size(0), num_cols = tile.size(1), width = distance.size(1);
-  const float* tile_ptr = tile.const_data_ptr<float>();
+void merge_nearest_cpu(const Tensor& products, const Tensor& row_floors, const Tensor& col_floors, double alpha,
+                       int64_t first, bool by_column, Tensor distance, Tensor index) {
+  const Tile tile = checked_tile(products, row_floors, col_floors, alpha, by_column, distance, index);
+  const int64_t width = distance.size(1);
   float* distance_ptr = distance.mutable_data_ptr<float>();
   int32_t* index_ptr = index.mutable_data_ptr<int32_t>();
   const auto from = static_cast<int32_t>(first);
   const auto heap_of = [&](int64_t i) { return NearestHeap{distance_ptr + i * width, index_ptr + i * width, width}; };
   if (!by_column) {
-    torch::stable::parallel_for(0, num_rows, kStrip, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) merge_row(tile_ptr + r * num_cols, num_cols, from, heap_of(r));
+    torch::stable::parallel_for(0, tile.num_rows, kStrip, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) merge_row(tile, r, from, heap_of(r));
     });
     return;
   }
-  torch::stable::parallel_for(0, (num_cols + kStrip - 1) / kStrip, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin * kStrip; c < std::min(end * kStrip, num_cols); c += kStrip) {
-      const int64_t count = std::min(kStrip, num_cols - c);
+  torch::stable::parallel_for(0, (tile.num_cols + kStrip - 1) / kStrip, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin * kStrip; c < std::min(end * kStrip, tile.num_cols); c += kStrip) {
+      const int64_t count = std::min(kStrip, tile.num_cols - c);
       NearestHeap heaps[kStrip];
       for (int64_t i = 0; i < count; ++i) heaps[i] = heap_of(c + i);
-      merge_columns(tile_ptr + c, num_rows, num_cols, count, from, heaps);
+      merge_columns(tile, c, count, from, heaps);
     }
   });
 }

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "tile.h"
+
 namespace mlt_ops {
 
 // A max-heap of `width` values and where they come from; values[0] is the largest, which a smaller one replaces.
@@ -28,39 +30,39 @@ struct NearestHeap {
 
 constexpr int64_t kStrip = 32;  // values compared at a time: a few vector registers, almost never one that is kept
 
-inline bool any_below(const float* values, const float* bounds, int64_t count) {
+inline bool any_below(const float* values, const float* largest, int64_t count) {
   int any = 0;  // no early exit, so that the compiler compares several at a time
-  for (int64_t i = 0; i < count; ++i) any |= values[i] < bounds[i];
+  for (int64_t i = 0; i < count; ++i) any |= values[i] < largest[i];
   return any != 0;
 }
 
 // Merges one row of a tile, whose columns count from `first`, into its heap.
-inline void merge_row(const float* tile, int64_t num_cols, int32_t first, NearestHeap heap) {
-  float bounds[kStrip];
-  for (int64_t i = 0; i < kStrip; ++i) bounds[i] = heap.values[0];
-  for (int64_t c = 0; c < num_cols; c += kStrip) {
-    const int64_t count = c + kStrip <= num_cols ? kStrip : num_cols - c;
-    if (!any_below(tile + c, bounds, count)) continue;
+inline void merge_row(const Tile& tile, int64_t row, int32_t first, NearestHeap heap) {
+  float values[kStrip], largest[kStrip];
+  for (int64_t i = 0; i < kStrip; ++i) largest[i] = heap.values[0];
+  for (int64_t c = 0; c < tile.num_cols; c += kStrip) {
+    const int64_t count = c + kStrip <= tile.num_cols ? kStrip : tile.num_cols - c;
+    for (int64_t i = 0; i < count; ++i) values[i] = tile.bound(row, c + i);
+    if (!any_below(values, largest, count)) continue;
     for (int64_t i = 0; i < count; ++i) {
-      if (tile[c + i] < heap.values[0]) heap.replace_largest(tile[c + i], first + static_cast<int32_t>(c + i));
+      if (values[i] < heap.values[0]) heap.replace_largest(values[i], first + static_cast<int32_t>(c + i));
     }
-    for (int64_t i = 0; i < kStrip; ++i) bounds[i] = heap.values[0];
+    for (int64_t i = 0; i < kStrip; ++i) largest[i] = heap.values[0];
   }
 }
 
-// Merges `count` <= kStrip neighbouring columns of a tile, whose rows count from `first`, into their heaps.
-inline void merge_columns(const float* tile, int64_t num_rows, int64_t stride, int64_t count, int32_t first,
-                          const NearestHeap* heaps) {
-  float bounds[kStrip];
-  for (int64_t i = 0; i < count; ++i) bounds[i] = heaps[i].values[0];
-  for (int64_t r = 0; r < num_rows; ++r) {
-    const float* row = tile + r * stride;
-    if (!any_below(row, bounds, count)) continue;
+// Merges `count` <= kStrip columns of a tile, from `begin` on, into their heaps; the tile's rows count from `first`.
+inline void merge_columns(const Tile& tile, int64_t begin, int64_t count, int32_t first, const NearestHeap* heaps) {
+  float values[kStrip], largest[kStrip];
+  for (int64_t i = 0; i < count; ++i) largest[i] = heaps[i].values[0];
+  for (int64_t r = 0; r < tile.num_rows; ++r) {
+    for (int64_t i = 0; i < count; ++i) values[i] = tile.bound(r, begin + i);
+    if (!any_below(values, largest, count)) continue;
     for (int64_t i = 0; i < count; ++i) {
-      if (row[i] >= bounds[i]) continue;
+      if (values[i] >= largest[i]) continue;
       NearestHeap heap = heaps[i];
-      heap.replace_largest(row[i], first + static_cast<int32_t>(r));
-      bounds[i] = heap.values[0];
+      heap.replace_largest(values[i], first + static_cast<int32_t>(r));
+      largest[i] = heap.values[0];
     }
   }
 }

@@ -13,11 +13,6 @@ namespace {
 
 constexpr int kInFlight = 4;  // entries that a lane reads before it offers the first
 
-struct Tile {
-  const float* entries;
-  int64_t num_rows, num_cols;
-};
-
 struct Kept {
   float* distance;
   int32_t* index;
@@ -27,14 +22,13 @@ struct Kept {
 __global__ void merge_rows_kernel(Tile tile, int32_t first, Kept kept) {
   const int32_t lane = threadIdx.x % kLanes;
   for (int64_t r = first_of_warp(); r < tile.num_rows; r += warp_stride()) {
-    const float* row = tile.entries + r * tile.num_cols;
     WarpNearest nearest(kept.distance + r * kept.width, kept.index + r * kept.width, kept.width);
     for (int64_t begin = 0; begin < tile.num_cols; begin += kInFlight * kLanes) {
       float some[kInFlight];
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i) {
         const int64_t c = begin + i * kLanes + lane;
-        some[i] = c < tile.num_cols ? row[c] : INFINITY;
+        some[i] = c < tile.num_cols ? tile.bound(r, c) : INFINITY;
       }
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i)
@@ -61,7 +55,7 @@ __global__ void merge_columns_kernel(Tile tile, int32_t first, Kept kept) {
 #pragma unroll
       for (int r = warp; r < kPatchRows; r += kColumns) {
         const bool inside = begin + r < tile.num_rows && read < tile.num_cols;
-        patch[lane * kColumnStride + r] = inside ? tile.entries[(begin + r) * tile.num_cols + read] : INFINITY;
+        patch[lane * kColumnStride + r] = inside ? tile.bound(begin + r, read) : INFINITY;
       }
       __syncthreads();
       for (int r = lane; r < kPatchRows; r += kLanes) {
@@ -83,20 +77,21 @@ __global__ void pair_distance_kernel(const float* __restrict__ queries, const fl
 
 }  // namespace
 
-void merge_nearest_cuda(const Tensor& tile, int64_t first, bool by_column, Tensor distance, Tensor index) {
-  check_merge_nearest_args(tile, by_column, distance, index);
-  const torch::stable::accelerator::DeviceGuard guard(tile.get_device_index());
-  if (tile.numel() == 0) return;
-  const Tile entries{tile.const_data_ptr<float>(), tile.size(0), tile.size(1)};
+void merge_nearest_cuda(const Tensor& products, const Tensor& row_floors, const Tensor& col_floors, double alpha,
+                        int64_t first, bool by_column, Tensor distance, Tensor index) {
+  const Tile tile = checked_tile(products, row_floors, col_floors, alpha, by_column, distance, index);
+  const torch::stable::accelerator::DeviceGuard guard(products.get_device_index());
+  if (products.numel() == 0) return;
+  cudaStream_t stream = current_stream(products);
   const Kept kept{distance.mutable_data_ptr<float>(), index.mutable_data_ptr<int32_t>(), distance.size(1)};
   const auto from = static_cast<int32_t>(first);
   if (by_column) {
-    const int64_t strips = (entries.num_cols + kColumns - 1) / kColumns;
-    merge_columns_kernel<<<num_blocks(strips), kColumns * kLanes, 0, current_stream(tile)>>>(entries, from, kept);
+    const int64_t strips = (tile.num_cols + kColumns - 1) / kColumns;
+    merge_columns_kernel<<<num_blocks(strips), kColumns * kLanes, 0, stream>>>(tile, from, kept);
   } else {
     constexpr int kRows = kThreads / kLanes;
-    const int64_t blocks = num_blocks((entries.num_rows + kRows - 1) / kRows);
-    merge_rows_kernel<<<blocks, kThreads, 0, current_stream(tile)>>>(entries, from, kept);
+    const int64_t blocks = num_blocks((tile.num_rows + kRows - 1) / kRows);
+    merge_rows_kernel<<<blocks, kThreads, 0, stream>>>(tile, from, kept);
   }
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
