@@ -28,12 +28,15 @@ def as_features(tensor: Tensor, op: str, name: str = "features") -> Tensor:
         name: the argument, for the message.
 
     Raises:
-        ValueError: not 2-D, not floating, NaN or infinity, or so large that squared distances overflow float32.
+        ValueError: not 2-D, not floating, elsewhere than on CPU or CUDA, NaN or infinity, or so large that squared
+            distances overflow float32.
     """
     if tensor.dim() != 2:
         raise ValueError(f"{op}: {name} must be 2-D [N, D], got shape {tuple(tensor.shape)}.")
     if not tensor.is_floating_point():
         raise ValueError(f"{op}: {name} must be floating point, got {tensor.dtype}. Convert them with .float().")
+    if tensor.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{op}: {name} must be on a CPU or CUDA device, got {tensor.device}. Pass their .cpu().")
     rows = tensor.detach().float().contiguous()
     parts = [torch.stack(part.aminmax()) for part in rows.flatten().split(ELEMENTS_PER_CALL)] if rows.numel() else []
     largest = float(torch.stack(parts).abs().max()) if parts else 0.0  # one pass, no copy

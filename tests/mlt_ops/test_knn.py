@@ -93,7 +93,7 @@ def test_the_memory_budget_is_kept(peak_bytes: Callable[..., int], crowded: bool
 def test_there_is_one_copy_of_the_features(peak_bytes: Callable[..., int], backend: Any) -> None:
     """And half a copy more in float16; squares and rounding errors are taken a few rows at a time."""
     features, k, budget = clustered(1500, 4096), 10, 1 << 20
-    copy, part = 4 * features.numel(), 4 * _search._ELEMENTS_IN_PART
+    copy, part = 4 * features.numel(), 4 * _search._ELEMENTS_IN_PART["cpu"]
     beside = copy + part if backend == "torch" else copy + copy // 2 + 4 * part
     beside += len(features) * (8 + 12 * k + 8 * (k + 16) + 12)
     assert peak_bytes(lambda: mlt_ops.knn(features, k, max_memory=budget, backend=backend)) <= budget + beside
@@ -401,6 +401,7 @@ def test_cuda_finds_what_the_cpu_finds() -> None:
     [
         (torch.zeros(5), {"k": 1}, r"knn: features must be 2-D \[N, D\], got shape \(5,\)"),
         (torch.zeros(5, 2, dtype=torch.int64), {"k": 1}, "floating point, got torch.int64"),
+        (torch.zeros(5, 2, device="meta"), {"k": 1}, r"features must be on a CPU or CUDA device, got meta"),
         (torch.tensor([[0.0], [float("nan")]]), {"k": 1}, "1 of 2 rows hold NaN or infinity"),
         (torch.full((2, 2), 1e19), {"k": 1}, "too large for float32"),
         (torch.full((5, 2), 1e200, dtype=torch.float64), {"k": 1}, r"too large for float32 \(largest 1e\+200\)"),
