@@ -109,6 +109,18 @@ def test_equal_rows(both: Call) -> None:
     both("jaccard", *csr, *sparse.transpose(*csr, 70), 0.6, 0, 70)
 
 
+@pytest.mark.parametrize("num_rows", [127, 128, 129, 300])
+def test_more_lists_than_threads(both: Call, num_rows: int) -> None:
+    """A row and a column with entries everywhere among sparse ones."""
+    dense = torch.rand(num_rows, num_rows)
+    dense = dense.where(dense > 0.97, 0)
+    dense[num_rows // 2], dense[:, 1] = torch.rand(num_rows), 0.5
+    csr = rowptr_of((dense > 0).sum(dim=1)), dense.nonzero()[:, 1].int(), dense[dense > 0] / num_rows
+    both("jaccard", *csr, *sparse.transpose(*csr, num_rows), 1.0, 0, num_rows)
+    index = torch.rand(num_rows, num_rows).argsort(dim=1).int()
+    both("expand_query", *csr, index, num_rows, num_rows, 0, 5)
+
+
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.05, 0.5])
 @pytest.mark.parametrize("min_samples", [1, 4, 9])
 def test_dbscan(both: Call, density: float, min_samples: int) -> None:

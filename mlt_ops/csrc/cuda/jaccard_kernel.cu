@@ -89,14 +89,21 @@ struct Overflow {
 // Adds the row's lists into the table. False, for all threads alike, if it might become more than three quarters full.
 template <class Sum>
 __device__ bool accumulate(const Sum& sum, int64_t row, int32_t* keys, float* sums, int64_t capacity, int32_t* used) {
+  __shared__ List lists[kRowThreads];
   for (int64_t slot = threadIdx.x; slot < capacity; slot += blockDim.x) {
     keys[slot] = kEmpty;
     sums[slot] = 0.f;
   }
   if (threadIdx.x == 0) *used = 0;
   __syncthreads();
-  for (int64_t t = 0; t < sum.num_lists(row); ++t) {
-    const List list = sum.list(row, t);
+  const int64_t num_lists = sum.num_lists(row);
+  for (int64_t t = 0; t < num_lists; ++t) {
+    const int64_t next = t % kRowThreads;
+    if (next == 0) {  // each thread finds one of the lists that follow: one alone would wait for memory again and again
+      if (t + threadIdx.x < num_lists) lists[threadIdx.x] = sum.list(row, t + threadIdx.x);
+      __syncthreads();
+    }
+    const List list = lists[next];
     const bool fits = *used + (list.end - list.begin) <= capacity / 4 * 3;
     __syncthreads();  // all have read `used`
     if (!fits) return false;
