@@ -135,6 +135,8 @@ class TestGroupBatchNorm:
             monkeypatch.setattr(batch_norm, "_one_by_one", batch_norm._side_by_side)
         torch.testing.assert_close(found[1], found[0])
         assert together.BN_T.bias.grad is None
+        assert not found[1][0]._is_view()
+        assert len(shape) == 1 or found[1][0].is_contiguous(memory_format=torch.channels_last)
 
     def test_on_device(self, device):
         norm, x = convert_batch_norm(used_norm(), dsbn=True, group_size=3), torch.randn(12, 3, 4, 2)
@@ -142,9 +144,12 @@ class TestGroupBatchNorm:
         torch.testing.assert_close(there(x.to(device)).cpu(), norm(x))
         torch.testing.assert_close([value.cpu() for value in there.buffers()], list(norm.buffers()))
 
-    def test_gradcheck(self):
+    @pytest.mark.parametrize("way", ["_one_by_one", "_side_by_side"])
+    @pytest.mark.parametrize("shape", [(6, 2), (6, 2, 2, 1)])
+    def test_gradcheck(self, way, shape, monkeypatch):
+        monkeypatch.setattr(batch_norm, "_one_by_one", getattr(batch_norm, way))
         norm = GroupBatchNorm(2, group_size=3).double()
-        assert torch.autograd.gradcheck(norm, torch.randn(6, 2, dtype=torch.float64, requires_grad=True))
+        assert torch.autograd.gradcheck(norm, torch.randn(shape, dtype=torch.float64, requires_grad=True))
 
     def test_evaluation_is_plain(self):
         plain = used_norm().eval()

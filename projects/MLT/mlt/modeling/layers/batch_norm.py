@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -165,7 +166,7 @@ def _normalise_groups(x: Tensor, norms: Sequence[GroupBatchNorm]) -> Tensor:
     weight, bias = affine.repeat_interleave(groups, dim=1)
     # momentum 1 makes batch_norm write a group's own statistics (plus 0 times what was there) into its row
     means, variances = statistics = norms[0].running_mean.new_zeros(2, len(norms) * groups, x.shape[1])
-    normalise = _side_by_side if x.is_cuda else _one_by_one
+    normalise = _side_by_side if x.is_cuda and len(means) > 1 else _one_by_one
     out = normalise(x, means, variances, weight, bias, norms[0].eps)
     for norm, new in zip(norms, statistics.unflatten(1, (-1, groups)).mean(2).unbind(1), strict=True):
         norm.follow(*new)
@@ -178,11 +179,34 @@ def _one_by_one(x: Tensor, means: Tensor, variances: Tensor, weights: Tensor, bi
 
 
 def _side_by_side(x: Tensor, means: Tensor, variances: Tensor, weights: Tensor, biases: Tensor, eps: float) -> Tensor:
-    """The channels of all groups are the channels of one batch of a group's rows; channels last in memory."""
-    groups = len(means)
-    wide = x.movedim(1, -1).unflatten(0, (groups, -1)).movedim(0, -2).flatten(-2).movedim(-1, 1)
-    out = F.batch_norm(wide, means.flatten(), variances.flatten(), weights.flatten(), biases.flatten(), True, 1.0, eps)
-    return out.movedim(1, -1).unflatten(-1, (groups, -1)).movedim(-2, 0).flatten(0, 1).movedim(-1, 1)
+    """The channels of all groups as the channels of one batch of a group's rows."""
+    of_all = (means.flatten(), variances.flatten(), weights.flatten(), biases.flatten())
+    out = F.batch_norm(_Regroup.apply(x, len(x) // len(means)), *of_all, True, 1.0, eps)
+    return cast(Tensor, _Regroup.apply(out, len(x)))
+
+
+class _Regroup(torch.autograd.Function):
+    """Copies groups of rows, [G g, C, ...], to lie side by side, [g, G C, ...], or back. The result is no view, which
+    the activation that follows in place would have to copy again; channels are last in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, num_rows: int) -> Tensor:
+        ctx.num_rows = len(x)
+        size = num_rows, x.shape[1] * len(x) // num_rows, *x.shape[2:]
+        layout = torch.channels_last if x.dim() == 4 else torch.contiguous_format
+        out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
+        tall, wide = (x, out) if len(x) > num_rows else (out, x)
+        groups = len(tall) // len(wide)
+        tall, wide = tall.unflatten(0, (groups, -1)), wide.unflatten(1, (groups, -1)).transpose(0, 1)
+        if len(x) > num_rows:
+            wide.copy_(tall)
+        else:
+            tall.copy_(wide)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return cast(Tensor, _Regroup.apply(grad, ctx.num_rows)), None
 
 
 def _grouped(norm: _BatchNorm, group_size: int) -> GroupBatchNorm:
