@@ -92,6 +92,17 @@ def test_rewind_in_a_running_process(tmp_path: Path) -> None:
     assert [(line["iteration"], line["loss"]) for line in lines(tmp_path)] == [(1, 1.0), (2, 5.0)]
 
 
+def test_a_write_after_closing_goes_on_with_the_files(tmp_path: Path) -> None:
+    storage = EventStorage(tmp_path)
+    for iteration in (1, 2):
+        storage.put({"loss": float(iteration)})
+        storage.write(iteration)
+        storage.close()
+    assert [(line["iteration"], line["loss"]) for line in lines(tmp_path)] == [(1, 1.0), (2, 2.0)]
+    board = EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in board.Scalars("loss")] == [(1, 1.0), (2, 2.0)]
+
+
 def test_only_the_main_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlt.utils.comm.is_main", lambda: False)
     record(tmp_path, range(2))

@@ -72,6 +72,7 @@ class EventStorage:
         self._json.flush()
         for name, value in means.items():
             self._tensorboard.add_scalar(name, value, iteration)
+        self._start = iteration  # files that are opened again keep what is in them
 
     def _open(self, output_dir: Path) -> tuple[TextIO, SummaryWriter]:
         output_dir.mkdir(parents=True, exist_ok=True)
