@@ -241,7 +241,8 @@ def _check_field(name: str, field: str, tensor: Tensor, dtypes: tuple[torch.dtyp
 
 
 def _memory_of(device: torch.device) -> int:
-    """Bytes that a tensor may take on the device at most: free on a GPU, built in elsewhere."""
+    """Bytes that a tensor may take on the device at most: free on a GPU, or kept by PyTorch for reuse; else built in."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mlt_ops import SparseDistance, SparseRows
+from mlt_ops.structures import _memory_of
 
 
 def entries(device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -49,6 +50,13 @@ def test_a_matrix_that_cannot_fit_is_refused_with_its_size() -> None:
     rows = SparseRows(pointers, torch.zeros(0, dtype=torch.int64), torch.zeros(0), 10_000_000)
     with pytest.raises(RuntimeError, match="takes 400000000000000 bytes, cpu has"):
         rows.to_dense()
+
+
+def test_what_pytorch_keeps_for_reuse_on_a_gpu_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 900)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 500)
+    assert _memory_of(torch.device("cuda:0")) == 410
 
 
 @pytest.mark.parametrize(
