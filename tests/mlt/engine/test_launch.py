@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mlt.engine.launch import _free_port, _meeting_point, check_device, launch
+from mlt.engine.launch import PATIENCE, _free_port, _meeting_point, check_device, launch
 
 
 class TestCheckDevice:
@@ -55,6 +55,18 @@ def test_a_process_of_torchrun_joins_its_group(monkeypatch):
     launch(lambda: seen.append((dist.get_backend(), dist.get_world_size())), 1, device="cpu")
     assert seen == [("gloo", 1)]
     assert not dist.is_initialized()
+
+
+def test_processes_wait_for_a_main_process_that_clusters_for_hours(monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "8", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    seen = []
+    monkeypatch.setattr("mlt.engine.launch._meeting_point", lambda *_: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **options: seen.append(options["timeout"]))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    launch(lambda: None, 1, device="cpu")
+    assert seen == [PATIENCE]
+    assert PATIENCE.total_seconds() > 3600
 
 
 def test_under_torchrun_the_gpus_of_this_machine_count(monkeypatch):

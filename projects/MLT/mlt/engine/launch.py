@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
+
+# The others wait while the main process clusters and evaluates; after PyTorch's 10 minutes NCCL would end the run.
+PATIENCE = timedelta(hours=12)
 
 
 def launch(
@@ -146,7 +150,8 @@ def _enter(
     if device == "cuda":
         torch.cuda.set_device(local_rank)
     backend = "nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(backend, store=_meeting_point(url, rank, world), rank=rank, world_size=world)
+    store = _meeting_point(url, rank, world)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     try:
         main(*args)
     finally:
