@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mlt_ops import _gather
-from mlt_ops._inputs import as_features
+from mlt_ops._inputs import as_features, as_integer
 from mlt_ops.knn import rows_searched_again, unchecked_knn
 from mlt_ops.structures import MAX_ROWS, Neighbors
 
@@ -48,7 +48,7 @@ def knn_sharded(
             k differ or k is out of range.
         RuntimeError: another process has failed in its search.
     """
-    rows, sizes = _agree(features, k, group)
+    rows, k, sizes = _agree(features, k, group)
     # raises now and everywhere, not on one process alone
     rows_searched_again(max(sizes), rows.shape[1], max_memory, rows.device)
     rank, offsets = dist.get_rank(group), [sum(sizes[:r]) for r in range(len(sizes))]
@@ -70,17 +70,17 @@ def knn_sharded(
     return found
 
 
-def _agree(features: Tensor, k: int, group: dist.ProcessGroup) -> tuple[Tensor, list[int]]:
-    """This process's rows and every process's number of rows; an error on one process is one on all."""
+def _agree(features: Tensor, k: int, group: dist.ProcessGroup) -> tuple[Tensor, int, list[int]]:
+    """This process's rows, k, and every process's number of rows; an error on one process is one on all."""
     try:
-        rows = as_features(features, "knn_sharded")
+        rows, k = as_features(features, "knn_sharded"), as_integer(k, "knn_sharded", "k")
     except ValueError:
         _gather.gather_numbers([-1, -1, -1], features.device, group)
         raise
     everyone = _gather.gather_numbers([len(rows), rows.shape[1], k], features.device, group)
     sizes = [int(size) for size, _, _ in everyone]
     if min(sizes) < 0:
-        raise ValueError(f"knn_sharded: the rows of process {sizes.index(-1)} were refused; its own error says why.")
+        raise ValueError(f"knn_sharded: the arguments of process {sizes.index(-1)} were refused; its own error says why.")
     if len({numbers[1:] for numbers in everyone}) > 1:
         raise ValueError(
             f"knn_sharded: D and k must be equal on all processes, got D and k {[numbers[1:] for numbers in everyone]}."
@@ -90,7 +90,7 @@ def _agree(features: Tensor, k: int, group: dist.ProcessGroup) -> tuple[Tensor, 
             f"knn_sharded: k must be between 1 and the number of all rows, at most {MAX_ROWS}, "
             f"got k={k} and {sum(sizes)} rows."
         )
-    return rows, sizes
+    return rows, k, sizes
 
 
 def _pass_on(block: Tensor, size: int, group: dist.ProcessGroup) -> tuple[Tensor, list[dist.Work]]:

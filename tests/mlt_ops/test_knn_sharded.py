@@ -32,12 +32,13 @@ def cases() -> list[tuple[str, Tensor, list[int], int]]:
     ]
 
 
-def refused() -> list[tuple[str, Tensor, int, str]]:
+def refused() -> list[tuple[str, Tensor, float, str]]:
     """Name, this process's rows and k, given its number, and the end of the message."""
     rows = clustered(20, 4)
     return [
         ("nan on one process", rows, 3, "its own error says why|1 of 20 rows hold NaN"),
         ("another width", rows, 3, "D and k must be equal on all processes"),
+        ("no whole number", rows, 2.5, "k must be a whole number, got 2.5"),
         ("k too large", rows, 61, "between 1 and the number of all rows.* got k=61 and 60 rows"),
     ]
 
@@ -60,7 +61,7 @@ def search(rank: int, folder: str) -> None:
         if name == "another width" and rank == 2:
             rows = rows[:, :3]
         with pytest.raises(ValueError, match=f"knn_sharded: .*({message})"):
-            knn_sharded(rows, k)
+            knn_sharded(rows, k)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_memory"):
         mlt_ops.knn_sharded(
             clustered(1 + 50 * rank, 4), 1, group=dist.group.WORLD, max_memory=96 * 100
