@@ -85,7 +85,7 @@ class ReidSet:
         return len({r.pid for r in self.train} - {UNKNOWN})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no one truth value, which a generated == would ask them for
 class PseudoLabels:
     """Cluster labels of the N target images under G clusterings ("groups") of the same features.
 

@@ -110,8 +110,14 @@ def test_transport_refuses_other_shapes() -> None:
 
 def test_enough_clusters_pass_unchanged(caplog: pytest.LogCaptureFixture) -> None:
     labels = labels_of([0, 1, 2], [0, 0, 0], group=0)
-    assert check_labels(labels, min_clusters=3) == labels
+    checked = check_labels(labels, min_clusters=3)
+    assert checked.labels is labels.labels
+    assert (checked.num_clusters, checked.group) == (labels.num_clusters, labels.group)
     assert not caplog.records
+
+
+def test_comparing_labels_is_no_error() -> None:
+    assert labels_of([0, 1, 2]) != labels_of([0, 1, 2])  # like SparseDistance, equal to itself alone
 
 
 def test_another_group_drives_when_the_driving_one_collapsed(caplog: pytest.LogCaptureFixture) -> None:
