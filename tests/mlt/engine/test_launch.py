@@ -57,7 +57,7 @@ def test_a_process_of_torchrun_joins_its_group(monkeypatch):
     assert not dist.is_initialized()
 
 
-def test_processes_wait_for_a_main_process_that_clusters_for_hours(monkeypatch):
+def test_processes_wait_for_a_main_process_that_clusters_for_long(monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "8", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     seen = []
@@ -66,7 +66,7 @@ def test_processes_wait_for_a_main_process_that_clusters_for_hours(monkeypatch):
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     launch(lambda: None, 1, device="cpu")
     assert seen == [PATIENCE]
-    assert PATIENCE.total_seconds() > 3600
+    assert PATIENCE > dist.distributed_c10d.default_pg_timeout  # gloo's; NCCL's is shorter
 
 
 def test_under_torchrun_the_gpus_of_this_machine_count(monkeypatch):

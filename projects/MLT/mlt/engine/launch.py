@@ -17,8 +17,9 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
-# The others wait while the main process clusters and evaluates; after PyTorch's 10 minutes NCCL would end the run.
-PATIENCE = timedelta(hours=12)
+# The others wait while the main process clusters and evaluates: PyTorch's 10 minutes with NCCL could end a run of many
+# images. What is longer also notices a dead machine later.
+PATIENCE = timedelta(hours=1)
 
 
 def launch(
