@@ -92,10 +92,11 @@ def test_fewer_different_rows_than_clusters(device: torch.device) -> None:
         assert not set(result.labels[first::3].tolist()) & set(result.labels[(first + 1) % 3 :: 3].tolist())
 
 
-def test_an_empty_cluster_takes_the_farthest_row(device: torch.device) -> None:
+@pytest.mark.parametrize("unit", [1.0, 1e-3])
+def test_an_empty_cluster_takes_the_farthest_row(device: torch.device, unit: float) -> None:
     features = torch.tensor([[0.0], [1.0], [2.0], [50.0]], device=device)
     init = torch.tensor([[0.0], [2.0], [1000.0]], device=device)  # nobody is near the third
-    result = mlt_ops.kmeans(features, 3, init=init)
+    result = mlt_ops.kmeans(unit * features, 3, init=unit * init)
     assert result.labels.bincount(minlength=3).min() == 1
     assert result.labels.tolist()[3] == 2
 
