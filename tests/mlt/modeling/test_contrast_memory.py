@@ -139,6 +139,17 @@ class TestBoth:
         assert [value.item() for value in losses.values()] == [0, 0]
         assert not target.grad.any()
 
+    def test_the_loss_is_the_mean_of_its_rows_alone(self, cls):
+        memory, rows, indices = started(cls(6)), torch.randn(2, 6), torch.tensor([1, 4])
+        both, *alone = (
+            memory.losses(*NO_SOURCE, rows[part], indices[part], LABELS)["loss_target"]
+            for part in (slice(2), slice(1), slice(1, 2))
+        )
+        torch.testing.assert_close(both, sum(alone) / 2)
+
+    def test_one_row_of_a_class_is_enough(self, cls):
+        assert cls(6, rows_per_class=1).rows_per_class == 1
+
     def test_gradcheck(self, cls):
         memory = started(cls(6, temperature=0.5)).double()
         targets, indices = torch.tensor([2, 0]), torch.tensor([0, 3, 5, 7])
