@@ -80,7 +80,7 @@ def _agree(features: Tensor, k: int, group: dist.ProcessGroup) -> tuple[Tensor, 
     everyone = _gather.gather_numbers([len(rows), rows.shape[1], k], features.device, group)
     sizes = [int(size) for size, _, _ in everyone]
     if min(sizes) < 0:
-        raise ValueError(f"knn_sharded: the arguments of process {sizes.index(-1)} were refused; its own error says why.")
+        raise ValueError(f"knn_sharded: process {sizes.index(-1)} was refused; its own error says why.")
     if len({numbers[1:] for numbers in everyone}) > 1:
         raise ValueError(
             f"knn_sharded: D and k must be equal on all processes, got D and k {[numbers[1:] for numbers in everyone]}."
