@@ -241,7 +241,7 @@ def _check_field(name: str, field: str, tensor: Tensor, dtypes: tuple[torch.dtyp
 
 
 def _memory_of(device: torch.device) -> int:
-    """Bytes that a tensor may take at most: on a GPU what is free or kept by PyTorch for reuse, elsewhere all memory."""
+    """Bytes that a tensor may take at most: on a GPU what is free or kept by PyTorch for reuse, else all memory."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
