@@ -121,7 +121,7 @@ def _search_block(
     """
     if not len(block):
         return found, 0
-    near, again = unchecked_knn(block, rows, slice(0, len(rows)), min(k, len(block)), "torch", max_memory)
+    near, again = unchecked_knn(block, rows, slice(0, len(rows)), min(k, len(block)), "auto", max_memory)
     return _merge(found, Neighbors(near.distance, near.index + offsets[1]), offsets[0], k), again
 
 
