@@ -10,6 +10,7 @@
 #include "emulator.h"
 
 #define __global__
+#define __launch_bounds__(threads)
 #define __device__
 #define __host__
 

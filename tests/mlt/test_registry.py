@@ -58,7 +58,7 @@ def test_a_reloaded_object_replaces_its_older_self(words: Registry) -> None:
 
 
 def test_unknown_name_says_what_there_is(words: Registry) -> None:
-    with pytest.raises(KeyError, match=r"No word 'frist'. Known: none."):
+    with pytest.raises(KeyError, match=r"No word 'frist': none is registered yet; `import mlt.components`"):
         words.get("frist")
     words.register()(first)
     words.register()(second)

@@ -43,7 +43,7 @@ constexpr int kColumnStride = kPatchRows + 1;  // odd, so that a row's entries g
 constexpr int kPatch = kColumns * kColumnStride;
 
 // A block turns patches of a tile's columns in shared memory.
-__global__ void merge_columns_kernel(Tile tile, int32_t first, Kept kept) {
+__global__ void __launch_bounds__(kColumns* kLanes) merge_columns_kernel(Tile tile, int32_t first, Kept kept) {
   __shared__ float patch[kPatch];
   const int32_t lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
   for (int64_t strip = static_cast<int64_t>(blockIdx.x) * kColumns; strip < tile.num_cols;

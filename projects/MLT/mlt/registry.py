@@ -73,6 +73,8 @@ class Registry:
         Raises:
             KeyError: unknown name; the message lists the nearest and all known names.
         """
+        if not self._objects:
+            raise KeyError(f"No {self.kind} {name!r}: none is registered yet; `import mlt.components` registers all.")
         if name not in self._objects:
             raise KeyError(unknown_name(self.kind, name, list(self._objects)))
         return self._objects[name]
