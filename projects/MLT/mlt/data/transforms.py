@@ -75,9 +75,15 @@ def transform_options(cfg: CfgNode) -> dict[str, Any]:
 
     Args:
         cfg: a tree with INPUT.
+
+    Raises:
+        ValueError: a probability that is none.
     """
     inputs = cfg.INPUT
     cj = inputs.CJ
+    for key in ("FLIP", "CJ", "REA"):
+        if not 0 <= inputs[key].PROB <= 1:
+            raise ValueError(f"INPUT.{key}.PROB must be between 0 and 1, got {inputs[key].PROB}")
     return {
         "size": inputs.SIZE_TRAIN,
         "flip": inputs.FLIP.PROB if inputs.FLIP.ENABLED else 0.0,

@@ -39,6 +39,9 @@ class ReidModel(nn.Module):
     Attributes:
         num_starts: nets that are trained, each from a Stage I of its own (PRETRAIN.SEEDS).
         num_views: augmentations of each training image in a batch.
+
+    Raises:
+        ValueError: not three means and three positive deviations.
     """
 
     num_starts: ClassVar[int] = 1
@@ -59,6 +62,11 @@ class ReidModel(nn.Module):
         teacher: MeanTeacher | None = None,
     ) -> None:
         super().__init__()
+        if (len(pixel_mean), len(pixel_std)) != (3, 3) or min(pixel_std) <= 0:
+            raise ValueError(
+                "MODEL.PIXEL_MEAN and PIXEL_STD must have a value for each of R, G, B, and the latter > 0; got "
+                f"{list(pixel_mean)} and {list(pixel_std)}"
+            )
         self.backbone = backbone
         self.heads = heads
         self.teacher = teacher
