@@ -142,7 +142,13 @@ class ReidModel(nn.Module):
 
         Returns:
             [B, 3, H, W] of the model's precision, channels last in memory, as `build_model` lays out weights
+
+        Raises:
+            ValueError: images of another kind or shape.
         """
+        if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] != 3:
+            found = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(f"images must be a tensor [B, 3, H, W], RGB in 0..255, got {found}")
         return normalize_pixels(images.to(self.device, non_blocking=True), self.pixel_mean, self.pixel_std)
 
     def unpack(self, batch: Batch | Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -228,7 +234,7 @@ class ReidModel(nn.Module):
         Returns:
             float32 [B, C], unit rows
         """
-        images = batch if isinstance(batch, Tensor) else batch["images"]
+        images = batch["images"] if isinstance(batch, dict) else batch
         return F.normalize(self.embed(images, net).float())
 
     def before_step(self) -> None:
