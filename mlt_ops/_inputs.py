@@ -28,9 +28,13 @@ def as_features(tensor: Tensor, op: str, name: str = "features") -> Tensor:
         name: the argument, for the message.
 
     Raises:
+        TypeError: not a tensor.
         ValueError: not 2-D, not floating, elsewhere than on CPU or CUDA, NaN or infinity, or so large that squared
             distances overflow float32.
     """
+    if not isinstance(tensor, Tensor):
+        kind = type(tensor).__name__
+        raise TypeError(f"{op}: {name} must be a torch.Tensor, got {kind}; torch.as_tensor(...) makes one of an array.")
     if tensor.dim() != 2:
         raise ValueError(f"{op}: {name} must be 2-D [N, D], got shape {tuple(tensor.shape)}.")
     if not tensor.is_floating_point():

@@ -80,10 +80,15 @@ def main(words: Sequence[str] | None = None) -> None:
     rows = found.rows(args.split)
     features, camids = torch.from_numpy(found.features[rows]).to(args.device), torch.from_numpy(found.camids[rows])
     labels = cluster(center_cameras(features, camids) if args.center_cameras else features, args)
-    with atomic(args.output) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(COLUMNS)
-        table.writerows(zip(found.paths[rows], labels.tolist(), camids.tolist(), ["train"] * len(rows), strict=True))
+    try:
+        with atomic(args.output) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(COLUMNS)
+            columns = (found.paths[rows], labels.tolist(), camids.tolist(), ["train"] * len(rows))
+            table.writerows(zip(*columns, strict=True))
+    except UnicodeEncodeError as error:
+        name = error.object[: error.end].rpartition("\n")[2]
+        raise ValueError(f"a table is UTF-8, but a file's name is not: {name!r} ...; rename it") from error
     print(tabulate(label_quality(labels, torch.from_numpy(found.pids[rows])).items(), tablefmt="plain", floatfmt=".4g"))
     print(f"{args.output}: labels of {len(rows)} images")
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from mlt.data.build import build_test_loader
 from mlt.data.datasets import datasets_root, read_dataset
 from mlt.data.datasets.image_list import read_list
 from mlt.engine.extract import extract
-from mlt.structures import ReidRecord, ReidSet
+from mlt.structures import Batch, ReidRecord, ReidSet
 from mlt.utils.feature_file import FeatureFile
 from mlt.utils.log import setup_logger
 from mlt.utils.user_errors import one_message
@@ -56,7 +56,7 @@ def read_images(source: str, camera_regex: str = "") -> ReidSet:
 def extract_features(
     weights: str, images: ReidSet, *, device: str, domain: str = "target", options: Sequence[str] = ()
 ) -> FeatureFile:
-    """Features of all images of a set.
+    """Features of all images of a set, without those that DATALOADER.ON_BAD_IMAGE skips.
 
     Args:
         weights: the checkpoint.
@@ -64,17 +64,29 @@ def extract_features(
         device: "cpu" or "cuda".
         domain: see mlt.load_model.
         options: KEY, VALUE ... of the config.
+
+    Raises:
+        ValueError: every image was skipped.
     """
     cfg, model = open_checkpoint(weights, device=device, domain=domain, options=options)
     splits = [(split, record) for split in SPLITS for record in getattr(images, split)]
     records = [record for _, record in splits]
-    features = extract(model.evaluate, build_test_loader(cfg, records), len(records), model.device)
+    whole = np.ones(len(records), dtype=bool)
+
+    def batches() -> Iterator[Batch]:
+        for batch in build_test_loader(cfg, records):
+            whole[batch["indices"].numpy()] = batch["valid"].numpy()
+            yield batch
+
+    features = extract(model.evaluate, batches(), len(records), model.device)
+    if not whole.any():
+        raise ValueError(f"{images.name}: none of {len(records)} images can be read")
     return FeatureFile(
-        features=features.cpu().numpy(),
-        paths=np.array([os.path.abspath(record.path) for record in records]),
-        pids=np.array([record.pid for record in records]),
-        camids=np.array([record.camid for record in records]),
-        splits=np.array([split for split, _ in splits]),
+        features=features.cpu().numpy()[whole],
+        paths=np.array([os.path.abspath(record.path) for record in records])[whole],
+        pids=np.array([record.pid for record in records])[whole],
+        camids=np.array([record.camid for record in records])[whole],
+        splits=np.array([split for split, _ in splits])[whole],
     )
 
 

@@ -64,11 +64,11 @@ def _ranked_list(found: FeatureFile, query: int, gallery: np.ndarray, top: int) 
     own &= (pids[query] != UNKNOWN) & (camids[query] != UNKNOWN)
     gallery = gallery[~own & (gallery != query)]
     distance = np.linalg.norm(found.features[gallery] - found.features[query], axis=1)
-    tiles = [Tile(found.paths[query], "black", f"query {pids[query]}")]
+    tiles = [Tile(str(found.paths[query]), "black", f"query {pids[query]}")]
     for row, value in sorted(zip(gallery, distance, strict=True), key=lambda item: item[1])[:top]:
         known = UNKNOWN not in (pids[row], pids[query])
         colour = (HIT if pids[row] == pids[query] else MISS) if known else PLAIN
-        tiles.append(Tile(found.paths[row], colour, f"{value:.2f}"))
+        tiles.append(Tile(str(found.paths[row]), colour, f"{value:.2f}"))
     return tiles
 
 

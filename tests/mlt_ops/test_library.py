@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+import mlt_ops
 from mlt_ops import _library, _sparse, describe_build
 
 WITHOUT_EXTENSION = """
@@ -86,3 +90,17 @@ def test_cuda_tensors_without_cuda_kernels_are_refused(monkeypatch: pytest.Monke
         RuntimeError, match=r"dbscan: this build of mlt_ops has CPU kernels only.*on cuda:0.*WITH_CUDA=1"
     ):
         _sparse.require_kernels("dbscan", torch.device("cuda:0"))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda rows: mlt_ops.knn(rows, 2),
+        lambda rows: mlt_ops.kmeans(rows, 2),
+        lambda rows: mlt_ops.jaccard_distance(rows, max_distance=0.6),
+        lambda rows: mlt_ops.rerank(rows, rows),
+    ],
+)
+def test_an_array_is_no_tensor(call: Callable[[Any], Any]) -> None:
+    with pytest.raises(TypeError, match=r"must be a torch\.Tensor, got ndarray; torch\.as_tensor\(\.\.\.\) makes one"):
+        call(np.zeros((4, 2), dtype=np.float32))

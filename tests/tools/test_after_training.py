@@ -153,6 +153,20 @@ def features(weights: Path, table: Path, tmp_path: Path) -> Path:
     return tmp_path / "features.npz"
 
 
+def test_skipped_images_have_no_features(weights: Path, photos: Path, tmp_path: Path, capsys) -> None:
+    words = [weights, photos, tmp_path / "out.npz", "--opts", "DATALOADER.ON_BAD_IMAGE", "skip"]
+    extract.main([str(word) for word in words])
+    whole = FeatureFile.load(tmp_path / "out.npz")
+    Path(whole.paths[3]).write_bytes(b"")
+    extract.main([str(word) for word in words])
+    found = FeatureFile.load(tmp_path / "out.npz")
+    assert list(found.paths) == [*whole.paths[:3], *whole.paths[4:]]
+    np.testing.assert_allclose(found.features, np.delete(whole.features, 3, axis=0), atol=1e-5)
+    for path in whole.paths:
+        Path(path).write_bytes(b"")
+    assert f"none of {NUM_IDS * IMAGES_PER_ID} images can be read" in failing(extract, words, capsys)
+
+
 class TestCluster:
     def test_kmeans_finds_the_people(self, features: Path, tmp_path: Path, capsys) -> None:
         words = ["--method", "kmeans", "--num-clusters", str(NUM_IDS), "--split", "all"]
@@ -196,6 +210,9 @@ class TestCluster:
         found = FeatureFile.load(features)
         FeatureFile(found.features, found.paths, found.pids, found.camids, np.full(24, "query")).save(features)
         assert "there are no train images among the features, only query" in failing(cluster, [features, out], capsys)
+        paths = np.array([*found.paths[:-1], "caf\udce9.png"])  # as Python reads a name that is not UTF-8
+        FeatureFile(found.features, paths, found.pids, found.camids, found.splits).save(features)
+        assert "name is not: 'caf\\udce9' ...; rename it" in failing(cluster, [features, out, "--split", "all"], capsys)
         assert not out.exists()
 
 

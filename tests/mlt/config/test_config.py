@@ -195,6 +195,40 @@ def test_wrong_types_name_key_and_place(tmp_path: Path, key: str, value: str) ->
         merged(tmp_path, f"{section}: {{{leaf}: {value}}}" if section else f"{leaf}: {value}")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("INPUT.SIZE_TRAIN", "['64', '32']", "SIZE_TRAIN lists '64', a str; wanted int alone, as"),
+        ("SOLVER.STEPS", "[1.5]", "STEPS lists 1.5, a float; wanted int alone"),
+        ("MODEL.LOSSES.NAME", "[1]", "NAME lists 1, a int; wanted str alone"),
+        ("PRETRAIN.WEIGHTS", "[1]", "WEIGHTS lists 1, a int; wanted str alone"),
+        ("PRETRAIN.SEEDS", "[True]", "SEEDS lists True, a bool; wanted int alone"),
+        ("MODEL.PIXEL_MEAN", "[[1, 2, 3]]", "PIXEL_MEAN lists .*, a list; wanted float alone"),
+    ],
+)
+def test_what_a_list_holds_is_checked(tmp_path: Path, key: str, value: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"on the command line: {message}"):
+        get_cfg().merge_from_list([key, value])
+    section, _, leaf = key.rpartition(".")
+    head, _, tail = section.partition(".")
+    text = f"{head}: {{{tail}: {{{leaf}: {value}}}}}" if tail else f"{head}: {{{leaf}: {value}}}"
+    with pytest.raises(ValueError, match=message):
+        merged(tmp_path, text)
+
+
+def test_values_of_no_config_type(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"config\.yml: OUTPUT_DIR is a date; wanted str, as 'logs/run'"):
+        merged(tmp_path, "OUTPUT_DIR: 2020-01-01")
+    with pytest.raises(ValueError, match=r"SOLVER.BASE_LR '\{1\}' on the command line: BASE_LR is a set; wanted float"):
+        get_cfg().merge_from_list(["SOLVER.BASE_LR", "{1}"])
+
+
+def test_text_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "latin.yml").write_bytes("OUTPUT_DIR: café".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin\.yml is not UTF-8 text: .*; save it as UTF-8"):
+        read_yaml(str(tmp_path / "latin.yml"))
+
+
 def test_null_is_no_value(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="OUTPUT_DIR is null; leave it out"):
         merged(tmp_path, "OUTPUT_DIR:")

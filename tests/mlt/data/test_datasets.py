@@ -286,11 +286,22 @@ def test_table_of_paths_only(tmp_path: Path) -> None:
         ("path,split\na.jpg,train\nb.jpg,test\n", r"row 2 .*a split of train, query, gallery"),
         ("path,split\na.jpg,query\n", r"row 1 .* query a pid"),
         ("path,pid\n,3\n", r"row 1 after the header must have a path"),
+        ('path\n"' + "a.jpg\n" * 30_000, r"set.csv cannot be read near line \d+: field larger than field limit"),
     ],
 )
 def test_bad_tables(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_dataset(table(tmp_path, text), root="")
+
+
+def test_table_that_is_not_utf8(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"set\.csv is not UTF-8 text"):
+        read_dataset(table(tmp_path, "path,pid\na.jpg,zoë\n", encoding="latin-1"), root="")
+
+
+def test_identities_that_are_too_long_for_integers_are_names(tmp_path: Path) -> None:
+    found = read_dataset(table(tmp_path, f"path,pid,camid\na.jpg,{10**20},3\nb.jpg,7,{2**70}\n"), root="")
+    assert ids(found.train) == [("a.jpg", 0, 1), ("b.jpg", 1, 0)]
 
 
 def test_missing_table(tmp_path: Path) -> None:

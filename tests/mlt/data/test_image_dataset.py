@@ -51,6 +51,12 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path: Path, mode: str) -> None:
     assert decode_image(str(path), SIZE).shape == (3, *SIZE)
 
 
+def test_sixteen_bits_of_grey_keep_their_order(tmp_path: Path) -> None:
+    grey = np.repeat(np.arange(0, 2**16, 2**12, dtype=np.uint16)[:, None], 8, axis=1)  # 16 steps from black to white
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    assert decode_image(str(tmp_path / "a.png"), SIZE)[:, :, 0].tolist() == [list(range(0, 256, 16))] * 3
+
+
 def test_camera_rotation_is_undone(tmp_path: Path) -> None:
     upright = Image.new("RGB", (8, 16))
     upright.paste((255, 255, 255), (0, 0, 8, 8))  # white above black

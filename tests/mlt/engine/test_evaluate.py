@@ -48,6 +48,12 @@ def test_plain_and_centred_results_of_each_set(cfg: CfgNode, records: tuple[Reid
     assert model.training
 
 
+def test_a_set_without_any_match_is_named(cfg: CfgNode, records: tuple[ReidRecord, ...]) -> None:
+    sets = [ReidSet("a", (), records, records), ReidSet("lone", (), records[:3], records[3:])]
+    with pytest.raises(ValueError, match=r"^lone: None of the 3 queries has a match in the gallery"):
+        evaluate(cfg, build_model(cfg), sets)
+
+
 def test_a_set_with_unknown_cameras_has_no_centred_results_and_says_so_once(
     cfg: CfgNode, records: tuple[ReidRecord, ...], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -86,6 +86,12 @@ class TestData:
         seen.add(digest(images))
         assert len(seen) == 5
 
+    def test_sizes_may_be_left_out(self, images):
+        before = data_fingerprint(images, images, sizes=False)
+        Path(images[1].path).write_bytes(b"another size")
+        assert data_fingerprint(images, images, sizes=False) == before
+        assert data_fingerprint(images[:2], images, sizes=False) != before
+
     def test_the_domains_are_told_apart(self, images):
         assert data_fingerprint(images, ()) != data_fingerprint((), images)
         assert data_fingerprint(images[:1], images[1:]) != data_fingerprint(images[:2], images[2:])

@@ -47,6 +47,15 @@ def test_several_machines_need_an_address(monkeypatch):
         launch(lambda: None, 1, device="cpu", num_machines=2)
 
 
+@pytest.mark.parametrize(
+    ("url", "rank"), [("host:29500", 0), ("tcp://host", 0), ("tcp://host:99999", 0), ("tcp://h:1", 2)]
+)
+def test_no_such_address_or_machine(monkeypatch, url, rank):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ValueError, match=rf"must be tcp://HOST:PORT and .*, got {url}, {rank} and 2"):
+        launch(lambda: None, 1, device="cpu", num_machines=2, machine_rank=rank, dist_url=url)
+
+
 def test_a_process_of_torchrun_joins_its_group(monkeypatch):
     given = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     for name, value in {**given, "MASTER_PORT": str(_free_port())}.items():

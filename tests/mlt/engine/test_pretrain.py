@@ -63,6 +63,13 @@ def test_the_source_is_tested_first_and_no_set_twice():
     assert found.DATASETS.TESTS == ("DukeMTMC", "Market1501")
 
 
+def test_a_config_of_stage_two_is_no_stage_one():
+    with pytest.raises(
+        ValueError, match=r"PRETRAIN\.CONFIG_FILE .*duke2market\.yml trains MixtureLabelTransport, which"
+    ):
+        pretrain_config(config(PRETRAIN__CONFIG_FILE=str(ROOT / "configs" / "MLT" / "duke2market.yml")), 0)
+
+
 def test_a_bare_backbone_becomes_its_start():
     found = pretrain_config(config(MODEL__WEIGHTS="resnet50.pth"), 0)
     assert (found.MODEL.BACKBONE.PRETRAIN, found.MODEL.BACKBONE.PRETRAIN_PATH) == (True, "resnet50.pth")

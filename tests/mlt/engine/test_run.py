@@ -54,6 +54,14 @@ def test_evaluation_without_weights(tmp_path, monkeypatch):
         run(load_cfg(parse("OUTPUT_DIR", str(tmp_path), "MODEL.DEVICE", "cpu")), eval_only=True)
 
 
+@pytest.mark.parametrize("folder", ["", "file", "file/below"])
+def test_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    with pytest.raises(OSError, match=rf"OUTPUT_DIR '{folder}' cannot be made: .*; choose a folder to write to"):
+        run(load_cfg(parse("OUTPUT_DIR", folder, "MODEL.DEVICE", "cpu")))
+
+
 def test_a_folder_that_holds_a_run(tmp_path: Path):
     (tmp_path / "last_checkpoint").write_text("model_last.pth")
     with pytest.raises(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,22 @@ def test_one_file_is_the_best_the_final_and_the_last(trainer_of: Callable[..., T
     epochs = {path.stem: load_checkpoint(path)["epoch"] for path in tmp_path.glob("*.pth")}
     assert epochs == {"model_0000": 0, "model_0001": 1, "model_best": 1, "model_final": 1, "model_last": 1}
     assert len({path.stat().st_ino for path in tmp_path.glob("*.pth")}) == 2
+
+
+def test_a_run_goes_on_with_the_images_that_it_began_with(
+    trainer_of: Callable[..., Trainer], pictures: Path, tmp_path: Path
+) -> None:
+    trainer_of("SOLVER.MAX_EPOCH", 1, "SOLVER.STEPS", ()).train()
+    shutil.copytree(pictures, tmp_path / "moved")
+    target = ("DATASETS.TARGETS", (f"Market1501@{tmp_path}/moved",))
+    again = trainer_of(*target)
+    again.resume()
+    assert again.iter == 2
+    image = sorted((tmp_path / "moved" / "bounding_box_train").iterdir())[0]
+    image.write_bytes(image.read_bytes() + b"repaired")
+    trainer_of(*target).resume()
+    image.rename(image.with_name("9" + image.name[1:]))  # as many images, of which the numbers are now others'
+    with pytest.raises(
+        ValueError, match=r"model_last\.pth was trained on other images: .*start anew in another OUTPUT"
+    ):
+        trainer_of(*target).resume()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+import mlt.components  # noqa: F401  fills the registries
 from mlt.config import CfgNode, get_cfg
 from mlt.modeling import build_model
 from mlt.modeling.meta_arch import PseudoLabelModel, ReidModel

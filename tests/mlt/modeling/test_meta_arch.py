@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -58,6 +59,15 @@ class TestShared:
         torch.testing.assert_close(model.preprocess(images.float()), expected)
         assert torch.equal(images, before)
         assert not any("pixel" in key for key in model.state_dict())
+
+    @pytest.mark.parametrize("shape", [(3, 8, 4), (2, 1, 8, 4), (2, 8, 4, 3)])
+    def test_what_are_no_images(self, cfg_of, shape):
+        model, images = build_model(cfg_of(*BASELINE)).eval(), torch.zeros(shape, dtype=torch.uint8)
+        message = r"images must be a tensor \[B, 3, H, W\], RGB in 0\.\.255, got "
+        with pytest.raises(ValueError, match=message + re.escape(str(list(shape)))):
+            model(images)
+        with pytest.raises(ValueError, match=message + "ndarray"):
+            model(images.numpy())
 
     @pytest.mark.parametrize("options", [BASELINE, ()])
     def test_training_needs_a_batch(self, cfg_of, batch_of, options):

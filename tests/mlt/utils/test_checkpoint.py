@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -39,6 +40,22 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch, "save", disk_full)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(state(2), path)
+    assert load_checkpoint(path)["epoch"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pth"]
+
+
+@pytest.mark.parametrize("limit", [0, 100, 5_000, 40_000])
+def test_a_disk_that_is_full_is_told_with_the_file(tmp_path: Path, limit: int) -> None:
+    """torch.save raises a RuntimeError of its own when its file cannot be closed as it wishes."""
+    path = tmp_path / "model.pth"
+    save_checkpoint(state(1), path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # writing beyond it fails, as on a full disk
+    try:
+        with pytest.raises(OSError, match=r"File too large, so the file is not written: .*model\.pth"):
+            save_checkpoint({"model": {f"weight{n}": torch.zeros(3000) for n in range(9)}}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert load_checkpoint(path)["epoch"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["model.pth"]
 

@@ -46,5 +46,6 @@ def test_state_goes_through_a_checkpoint(tmp_path: Path) -> None:
 
 def test_large_and_negative_seeds() -> None:
     seed_everything(2**40)
-    with pytest.raises(ValueError, match="SEED must be >= 0, got -1"):
-        seed_everything(-1)
+    for seed in (-1, 2**63):
+        with pytest.raises(ValueError, match=rf"SEED must be >= 0 and below 2\^63, got {seed}"):
+            seed_everything(seed)

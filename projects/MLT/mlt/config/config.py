@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 from yacs.config import CfgNode as YacsNode
 
 from mlt.registry import unknown_name
-from mlt.utils.files import atomic
+from mlt.utils.files import atomic, open_text
 
 BASE_KEY = "_BASE_"
 
@@ -46,11 +46,11 @@ def _read(path: str, children: tuple[str, ...]) -> dict[str, Any]:
     if not os.path.isfile(path):
         wanted = f" (named by {BASE_KEY} of {children[-1]})" if children else ""
         raise FileNotFoundError(f"No config file {path!r}{wanted}, looked in {os.getcwd()}")
-    with open(path, encoding="utf-8") as file:
-        try:
+    try:
+        with open_text(path) as file:
             tree = yaml.load(file, _UniqueKeyLoader)  # noqa: S506, a SafeLoader
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not valid YAML: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
@@ -181,7 +181,21 @@ class CfgNode(YacsNode):
                 value = type(default)([value] if value != "" else [])
             if value is None:  # yacs would take it for any type
                 raise ValueError(f'{key} is null; leave it out, or write "" or []')
+            if isinstance(value, (tuple, list)) and isinstance(default, (tuple, list)):
+                _check_items(key, value, default)
+            elif not isinstance(value, (bool, int, float, str, tuple, list)):  # a date, a set: yacs would assert
+                raise ValueError(f"{key} is a {type(value).__name__}; wanted {type(default).__name__}, as {default!r}")
             tree[key] = value
+
+
+def _check_items(key: str, items: Sequence[Any], like: Sequence[Any]) -> None:
+    """Yacs sees that a value is a list, not what it lists. What is empty by default lists text."""
+    kind = type(like[0]) if like else str
+    fits = (int, float) if kind is float else kind
+    for item in items:
+        if not isinstance(item, fits) or isinstance(item, bool):
+            example = f", as {like!r}" if like else ""
+            raise ValueError(f"{key} lists {item!r}, a {type(item).__name__}; wanted {kind.__name__} alone{example}")
 
 
 def with_values(cfg: YacsNode, values: Mapping[str, Any]) -> YacsNode:

@@ -44,8 +44,9 @@ def build_train_loader(
         num_views: augmentations of each image.
 
     Raises:
-        ValueError: no images, fewer source identities than a batch needs, or a DATALOADER key that has no such value.
+        ValueError: no images, fewer source identities than a batch needs, or a key that has no such value.
     """
+    _check_loading(cfg)
     on_device = _on_device(cfg, num_views)
     if not cfg.PSEUDO_LABELS.WITH_SOURCE:
         source_records = ()
@@ -118,7 +119,11 @@ def build_test_loader(cfg: CfgNode, records: Sequence[ReidRecord], *, shared: Im
         records: images to load.
         shared: a dataset of the same records whose store serves here too, if its image size is INPUT.SIZE_TEST. Without
             it, images are kept only where DATALOADER.CACHE_DIR keeps them from one loader to the next.
+
+    Raises:
+        ValueError: a key that has no such value.
     """
+    _check_loading(cfg)
     if shared is not None and shared.size == tuple(cfg.INPUT.SIZE_TEST) and len(shared) == len(records):
         images = shared.untransformed()
     else:
@@ -133,6 +138,15 @@ def build_test_loader(cfg: CfgNode, records: Sequence[ReidRecord], *, shared: Im
         world_size=comm.world_size(),
         pin_memory=_pins(cfg),
     )
+
+
+def _check_loading(cfg: CfgNode) -> None:
+    for key in ("SIZE_TRAIN", "SIZE_TEST"):
+        if len(cfg.INPUT[key]) != 2 or min(cfg.INPUT[key]) < 1:
+            raise ValueError(f"INPUT.{key} must be a height and a width in pixels, got {cfg.INPUT[key]}")
+    for section, key, least in (("DATALOADER", "NUM_WORKERS", 0), ("TEST", "IMS_PER_BATCH", 1)):
+        if cfg[section][key] < least:
+            raise ValueError(f"{section}.{key} must be >= {least}, got {cfg[section][key]}")
 
 
 def _pins(cfg: CfgNode) -> bool:

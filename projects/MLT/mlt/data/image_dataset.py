@@ -28,7 +28,10 @@ def decode_image(path: str, size: Sequence[int]) -> Tensor:
         uint8 [3, height, width], channels last in memory.
     """
     with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file).convert("RGB")
+        image = ImageOps.exif_transpose(file)
+    if image.mode.startswith("I"):  # 16 bits of grey, of which Pillow's conversion would make all above 255 white
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    image = image.convert("RGB")
     return torch.from_numpy(np.array(image.resize((size[1], size[0]), Image.Resampling.BICUBIC))).permute(2, 0, 1)
 
 

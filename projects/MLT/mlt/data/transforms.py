@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -75,9 +76,20 @@ def transform_options(cfg: CfgNode) -> dict[str, Any]:
 
     Args:
         cfg: a tree with INPUT.
+
+    Raises:
+        ValueError: a number out of range.
     """
     inputs = cfg.INPUT
     cj = inputs.CJ
+    limits = {"FLIP.PROB": 1, "CJ.PROB": 1, "REA.PROB": 1, "CJ.HUE": 0.5, "PADDING.SIZE": math.inf}
+    limits |= {f"CJ.{name}": math.inf for name in ("BRIGHTNESS", "CONTRAST", "SATURATION")}
+    for key, most in limits.items():
+        section, name = key.split(".")
+        if not 0 <= inputs[section][name] <= most:
+            raise ValueError(f"INPUT.{key} must be between 0 and {most}, got {inputs[section][name]}")
+    if len(inputs.REA.VALUE) != 3 or not 0 <= min(inputs.REA.VALUE) <= max(inputs.REA.VALUE) <= 255:
+        raise ValueError(f"INPUT.REA.VALUE must be red, green and blue in 0..255, got {inputs.REA.VALUE}")
     return {
         "size": inputs.SIZE_TRAIN,
         "flip": inputs.FLIP.PROB if inputs.FLIP.ENABLED else 0.0,

@@ -76,6 +76,9 @@ def _check_starts(cfg: CfgNode) -> None:
 
 def _check_groups(cfg: CfgNode) -> None:
     solver, processes = cfg.SOLVER, comm.world_size()
+    for section, key in (("SOLVER", "IMS_PER_BATCH"), ("DATALOADER", "NUM_INSTANCE")):
+        if cfg[section][key] < 1:
+            raise ValueError(f"{section}.{key} must be >= 1, got {cfg[section][key]}")
     rows = f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} / {processes} process(es)"
     identities = solver.IMS_PER_BATCH // processes // cfg.DATALOADER.NUM_INSTANCE
     if solver.ACCUMULATION < 1 or identities % solver.ACCUMULATION:

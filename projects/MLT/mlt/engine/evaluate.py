@@ -44,14 +44,17 @@ def evaluate(
         trials of a set with random galleries.
 
     Raises:
-        ValueError: a key of TEST out of range.
+        ValueError: a key of TEST out of range, or a set without any match; it is named.
     """
     mode = model.training
     model.eval()
     results: Results = {}
     for data in sets:
         if data.has_test:
-            results[data.name] = _evaluate_set(cfg, model, data, (images or {}).get(data.name))
+            try:
+                results[data.name] = _evaluate_set(cfg, model, data, (images or {}).get(data.name))
+            except ValueError as error:
+                raise ValueError(f"{data.name}: {error}") from error
         else:
             warn_once(logger, f"{data.name} has no query or no gallery: not evaluated")
     model.train(mode)

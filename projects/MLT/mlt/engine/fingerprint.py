@@ -42,13 +42,14 @@ def fingerprint(cfg: CfgNode) -> str:
     return hashlib.sha256(relevant.dump().encode()).hexdigest()[:8]
 
 
-def data_fingerprint(source: Sequence[ReidRecord], target: Sequence[ReidRecord]) -> str:
+def data_fingerprint(source: Sequence[ReidRecord], target: Sequence[ReidRecord], *, sizes: bool = True) -> str:
     """Hash of training images: names below their common folder and sizes of the files, and what is known of the
     source's. Pixels are not read, and target identities not looked at.
 
     Args:
         source: labelled images.
         target: unlabelled images.
+        sizes: False leaves out the sizes, so that an image may be repaired, and no file is looked at.
 
     Returns:
         Eight hex digits.
@@ -58,7 +59,7 @@ def data_fingerprint(source: Sequence[ReidRecord], target: Sequence[ReidRecord])
         paths = [os.path.abspath(record.path) for record in records]
         start = len(os.path.commonpath(paths)) if paths else 0
         for path, known in zip(paths, ids, strict=True):
-            digest.update(repr((path[start:], _size(path), *known)).encode())
+            digest.update(repr((path[start:], *([_size(path)] * sizes), *known)).encode())
         digest.update(b"\n")
     return digest.hexdigest()[:8]
 

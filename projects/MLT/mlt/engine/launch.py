@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -47,7 +48,7 @@ def launch(
         args: arguments of `main`.
 
     Raises:
-        ValueError: more GPUs asked for than there are, or "auto" with several machines.
+        ValueError: more GPUs asked for than there are, "auto" with several machines, or no such address or machine.
     """
     started = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     check_device(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if started else num_gpus)
@@ -70,6 +71,12 @@ def launch(
         if num_machines > 1:
             raise ValueError("--dist-url tcp://HOST:PORT of machine 0 is needed with several machines")
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    address = re.fullmatch(r"tcp://.+:(\d+)", dist_url)
+    if address is None or int(address[1]) >= 2**16 or not 0 <= machine_rank < num_machines:
+        raise ValueError(
+            f"--dist-url must be tcp://HOST:PORT and 0 <= --machine-rank < --num-machines, got {dist_url}, "
+            f"{machine_rank} and {num_machines}"
+        )
     # processes that are ended because another one failed are no news
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     context = start_processes(

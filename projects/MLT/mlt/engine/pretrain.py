@@ -13,6 +13,8 @@ from mlt.config import get_cfg, value_of
 from mlt.config.config import save_cfg
 from mlt.engine.fingerprint import data_fingerprint, fingerprint
 from mlt.engine.trainer import Trainer
+from mlt.modeling.meta_arch import PseudoLabelModel
+from mlt.registry import META_ARCHS
 from mlt.structures import ReidRecord
 from mlt.utils import comm
 from mlt.utils.seed import seed_everything
@@ -40,9 +42,18 @@ def pretrain_config(cfg: CfgNode, seed: int, data: str = "") -> CfgNode:
     Returns:
         A frozen tree; its OUTPUT_DIR, below Stage II's, is named by the seed, a hash of the tree and the images, so a
         changed recipe or data set is trained anew and an unchanged one is found.
+
+    Raises:
+        ValueError: PRETRAIN.CONFIG_FILE is that of a Stage II.
     """
     out = get_cfg()
     out.merge_from_file(cfg.PRETRAIN.CONFIG_FILE)
+    arch = META_ARCHS.get(out.MODEL.META_ARCHITECTURE)
+    if isinstance(arch, type) and issubclass(arch, PseudoLabelModel):
+        raise ValueError(
+            f"PRETRAIN.CONFIG_FILE {cfg.PRETRAIN.CONFIG_FILE} trains {out.MODEL.META_ARCHITECTURE}, which labels "
+            "target images; wanted a Stage I, which learns from the source alone, as those in configs/Pretrain"
+        )
     period = out.TEST.EVAL_PERIOD
     for key in INHERITED:
         parent, _, leaf = key.rpartition(".")

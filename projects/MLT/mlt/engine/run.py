@@ -107,6 +107,7 @@ def run(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False, given: S
     Raises:
         ValueError: --eval-only without weights or without a test set; a config that cannot be trained.
         FileExistsError: OUTPUT_DIR holds a run and `resume` is not set.
+        OSError: OUTPUT_DIR cannot be made.
     """
     _set_up(cfg, fresh=not (eval_only or resume))
     return _evaluate_only(cfg) if eval_only else _train(cfg, resume, given)
@@ -114,7 +115,11 @@ def run(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False, given: S
 
 def _set_up(cfg: CfgNode, *, fresh: bool) -> None:
     if comm.is_main():
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        try:
+            os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        except OSError as error:
+            text = f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} cannot be made: {error.strerror}; choose a folder to write to"
+            raise OSError(text) from error
         if fresh and os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
             raise FileExistsError(
                 f"OUTPUT_DIR {cfg.OUTPUT_DIR} already holds a run. Add --resume to go on with it, "

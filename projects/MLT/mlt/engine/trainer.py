@@ -18,6 +18,7 @@ from mlt.engine import hooks
 from mlt.engine.accumulation import split_batch
 from mlt.engine.evaluate import Results, evaluate
 from mlt.engine.extract import extract
+from mlt.engine.fingerprint import data_fingerprint
 from mlt.engine.label_host import ModelLabelHost
 from mlt.engine.start import (
     build_start_model,
@@ -245,6 +246,7 @@ class Trainer(ModelLabelHost, TrainLoop):
         state = {
             "model": self.model.state_dict(),
             "config": describe_net(self.cfg),
+            "images": data_fingerprint(self.source, self.target, sizes=False),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -256,7 +258,11 @@ class Trainer(ModelLabelHost, TrainLoop):
         self.checkpointer.save(names, state)
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint in OUTPUT_DIR, if there is one."""
+        """Go on from the newest checkpoint in OUTPUT_DIR, if there is one.
+
+        Raises:
+            ValueError: it is of another model or of other training images.
+        """
         path = self.checkpointer.last()
         if path is None:
             logger.info("nothing to resume in %s: starting from the beginning", self.cfg.OUTPUT_DIR)
@@ -267,6 +273,12 @@ class Trainer(ModelLabelHost, TrainLoop):
             restore_optimizer(self.optimizer, self.scheduler, state["optimizer"], state["scheduler"])
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{path} does not fit this config, so it cannot be resumed: {error}") from error
+        images = data_fingerprint(self.source, self.target, sizes=False)
+        if state.get("images", images) != images:  # labels and memories are kept by an image's number
+            raise ValueError(
+                f"{path} was trained on other images: names or identities of DATASETS.NAMES or TARGETS have changed "
+                "since. Put them back as they were, or start anew in another OUTPUT_DIR"
+            )
         self.scaler.load_state_dict(state["scaler"])
         for key, hook in self.hooks.items():
             hook.load_state_dict(state["hooks"][key])

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from mlt.utils import comm
+from mlt.utils.files import named
 
 TEMPORARY = ".tmp"  # suffix of a file that is being written
 _number = np.float64().__reduce__()[0]  # what pickle calls to make a NumPy number; the first name is NumPy 1's
@@ -45,8 +46,11 @@ def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save's own hides a full disk
+        if isinstance(cause, OSError):
+            raise named(cause, path) from error
         raise
     _sync_folder(path.parent)
 

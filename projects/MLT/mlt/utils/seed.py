@@ -13,13 +13,13 @@ def seed_everything(seed: int) -> None:
     """Seed Python, numpy and torch (CPU and every GPU).
 
     Args:
-        seed: >= 0; numpy sees it modulo 2^32.
+        seed: 0 .. 2^63 - 1; numpy sees it modulo 2^32.
 
     Raises:
-        ValueError: a negative seed.
+        ValueError: another seed.
     """
-    if seed < 0:
-        raise ValueError(f"SEED must be >= 0, got {seed}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"SEED must be >= 0 and below 2^63, got {seed}")
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 the global generator is the one other libraries draw from
     torch.manual_seed(seed)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from mlt.structures import ReidRecord
+from mlt.utils.files import open_text
 
 
 def read_list(path: str, parse: Callable[[str], ReidRecord], example: str) -> tuple[ReidRecord, ...]:
@@ -18,12 +19,12 @@ def read_list(path: str, parse: Callable[[str], ReidRecord], example: str) -> tu
         example: a line as it should be, for messages.
 
     Raises:
-        ValueError: a line that cannot be parsed, or none at all.
+        ValueError: not UTF-8, a line that cannot be parsed, or none at all.
         FileNotFoundError: the first image listed is not there. Not all are looked for, which takes minutes on a
             network disk: tools/check_dataset.py does.
     """
     records = []
-    with open(path, encoding="utf-8-sig") as file:
+    with open_text(path) as file:
         for number, line in enumerate(map(str.strip, file), 1):
             if not line:
                 continue

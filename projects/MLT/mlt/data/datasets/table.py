@@ -6,34 +6,40 @@ import csv
 import os
 
 from mlt.structures import UNKNOWN, ReidRecord, ReidSet
+from mlt.utils.files import open_text
 
 COLUMNS = ("path", "pid", "camid", "split")
 SPLITS = ("train", "query", "gallery")
+LONGEST = 18  # digits of a number that surely fits int64
 
 
 def read_table(path: str) -> ReidSet:
     """Read a CSV file whose first line names its columns.
 
-    `path` is relative to the file. `pid` and `camid` may be blank or left out: unknown. Integers >= 0 stay as they
-    are (-1 is unknown); if any value of a column is something else, all its values are numbered in the order of their
-    sorted names. `split` is "train" (also when blank or left out), "query" or "gallery". Other columns are ignored.
+    `path` is relative to the file. `pid` and `camid` may be blank or left out: unknown. Integers >= 0 of at most 18
+    digits stay as they are (-1 is unknown); if any value of a column is something else, all its values are numbered in
+    the order of their sorted names. `split` is "train" (also when blank or left out), "query" or "gallery". Other
+    columns are ignored.
 
     Args:
         path: the CSV file, UTF-8.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no column "path", no rows, an unknown split, or a query without identity.
+        ValueError: not UTF-8 or no table, no column "path", no rows, an unknown split, or a query without identity.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"csv@{path}: no such file {os.path.abspath(path)!r}")
-    with open(path, encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets put a byte-order mark first
+    with open_text(path, newline="") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
-        if "path" not in (reader.fieldnames or ()):
-            raise ValueError(
-                f"csv@{path}: the first line must name the columns {','.join(COLUMNS)}, got {reader.fieldnames}"
-            )
-        rows = [{column: (row.get(column) or "").strip() for column in COLUMNS} for row in reader]
+        try:
+            if "path" not in (reader.fieldnames or ()):
+                raise ValueError(
+                    f"csv@{path}: the first line must name the columns {','.join(COLUMNS)}, got {reader.fieldnames}"
+                )
+            rows = [{column: (row.get(column) or "").strip() for column in COLUMNS} for row in reader]
+        except csv.Error as error:
+            raise ValueError(f"csv@{path} cannot be read near line {reader.line_num}: {error}") from error
     pids, camids = (_numbers([row[column] for row in rows]) for column in ("pid", "camid"))
     records: dict[str, list[ReidRecord]] = {split: [] for split in SPLITS}
     for number, (row, pid, camid) in enumerate(zip(rows, pids, camids), 1):
@@ -51,7 +57,7 @@ def read_table(path: str) -> ReidSet:
 
 def _numbers(values: list[str]) -> list[int]:
     known = sorted({value for value in values if value not in ("", str(UNKNOWN))})
-    if all(value.isdecimal() for value in known):
+    if all(value.isdecimal() and len(value) <= LONGEST for value in known):
         numbers = {value: int(value) for value in known}
     else:
         numbers = {value: number for number, value in enumerate(known)}

@@ -39,6 +39,9 @@ class ReidModel(nn.Module):
     Attributes:
         num_starts: nets that are trained, each from a Stage I of its own (PRETRAIN.SEEDS).
         num_views: augmentations of each training image in a batch.
+
+    Raises:
+        ValueError: not three means and three positive deviations.
     """
 
     num_starts: ClassVar[int] = 1
@@ -59,6 +62,11 @@ class ReidModel(nn.Module):
         teacher: MeanTeacher | None = None,
     ) -> None:
         super().__init__()
+        if (len(pixel_mean), len(pixel_std)) != (3, 3) or min(pixel_std) <= 0:
+            raise ValueError(
+                "MODEL.PIXEL_MEAN and PIXEL_STD must have a value for each of R, G, B, and the latter > 0; got "
+                f"{list(pixel_mean)} and {list(pixel_std)}"
+            )
         self.backbone = backbone
         self.heads = heads
         self.teacher = teacher
@@ -134,7 +142,13 @@ class ReidModel(nn.Module):
 
         Returns:
             [B, 3, H, W] of the model's precision, channels last in memory, as `build_model` lays out weights
+
+        Raises:
+            ValueError: images of another kind or shape.
         """
+        if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] != 3:
+            found = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(f"images must be a tensor [B, 3, H, W], RGB in 0..255, got {found}")
         return normalize_pixels(images.to(self.device, non_blocking=True), self.pixel_mean, self.pixel_std)
 
     def unpack(self, batch: Batch | Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -220,7 +234,7 @@ class ReidModel(nn.Module):
         Returns:
             float32 [B, C], unit rows
         """
-        images = batch if isinstance(batch, Tensor) else batch["images"]
+        images = batch["images"] if isinstance(batch, dict) else batch
         return F.normalize(self.embed(images, net).float())
 
     def before_step(self) -> None:
