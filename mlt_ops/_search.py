@@ -154,8 +154,8 @@ def product_distances(left: Centred, right: Centred) -> Tensor:
         left: Q rows in float32.
         right: N rows in float32.
     """
-    products = torch.addmm(right.norms, left.base, right.base.T, alpha=-2)
-    return products.add_(left.norms.unsqueeze(1)).clamp_(min=0)
+    distance = torch.addmm(right.norms, left.base, right.base.T, alpha=-2)
+    return distance.add_(left.norms.unsqueeze(1)).clamp_(min=0)
 
 
 def propose(targets: Centred, rows: Centred, width: int, side: int) -> tuple[Tensor, Tensor]:

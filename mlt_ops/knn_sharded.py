@@ -74,7 +74,7 @@ def _agree(features: Tensor, k: int, group: dist.ProcessGroup) -> tuple[Tensor, 
     """This process's rows, k, and every process's number of rows; an error on one process is one on all."""
     try:
         rows, k = as_features(features, "knn_sharded"), as_integer(k, "knn_sharded", "k")
-    except ValueError:
+    except (TypeError, ValueError):
         _gather.gather_numbers([-1, -1, -1], features.device, group)
         raise
     everyone = _gather.gather_numbers([len(rows), rows.shape[1], k], features.device, group)

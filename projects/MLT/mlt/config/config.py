@@ -227,6 +227,21 @@ def value_of(cfg: YacsNode, key: str) -> Any:
     return cfg
 
 
+def check_least(cfg: YacsNode, least: Mapping[str, int]) -> None:
+    """Refuse numbers that are too small.
+
+    Args:
+        cfg: the tree.
+        least: dotted key -> the smallest value that it may have.
+
+    Raises:
+        ValueError: names the first that is smaller.
+    """
+    for key, smallest in least.items():
+        if value_of(cfg, key) < smallest:
+            raise ValueError(f"{key} must be >= {smallest}, got {value_of(cfg, key)}")
+
+
 def save_cfg(cfg: YacsNode, path: str) -> None:
     """Write the resolved tree as YAML, atomically.
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
+from mlt.config import check_least
 from mlt.data.augment import BatchTransform
 from mlt.data.eval_loader import TestLoader
 from mlt.data.image_dataset import ImageDataset
@@ -144,9 +145,7 @@ def _check_loading(cfg: CfgNode) -> None:
     for key in ("SIZE_TRAIN", "SIZE_TEST"):
         if len(cfg.INPUT[key]) != 2 or min(cfg.INPUT[key]) < 1:
             raise ValueError(f"INPUT.{key} must be a height and a width in pixels, got {cfg.INPUT[key]}")
-    for section, key, least in (("DATALOADER", "NUM_WORKERS", 0), ("TEST", "IMS_PER_BATCH", 1)):
-        if cfg[section][key] < least:
-            raise ValueError(f"{section}.{key} must be >= {least}, got {cfg[section][key]}")
+    check_least(cfg, {"DATALOADER.NUM_WORKERS": 0, "TEST.IMS_PER_BATCH": 1})
 
 
 def _pins(cfg: CfgNode) -> bool:

@@ -10,6 +10,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from yacs.config import CfgNode
 
+from mlt.config import value_of
+
 Transform = Callable[[Tensor], Tensor]
 ERASE_AREA = (0.02, 0.4)  # share of the image (Zhong et al., AAAI 2020)
 ERASE_ASPECT = (0.3, 3.33)
@@ -85,9 +87,8 @@ def transform_options(cfg: CfgNode) -> dict[str, Any]:
     limits = {"FLIP.PROB": 1, "CJ.PROB": 1, "REA.PROB": 1, "CJ.HUE": 0.5, "PADDING.SIZE": math.inf}
     limits |= {f"CJ.{name}": math.inf for name in ("BRIGHTNESS", "CONTRAST", "SATURATION")}
     for key, most in limits.items():
-        section, name = key.split(".")
-        if not 0 <= inputs[section][name] <= most:
-            raise ValueError(f"INPUT.{key} must be between 0 and {most}, got {inputs[section][name]}")
+        if not 0 <= (value := value_of(inputs, key)) <= most:
+            raise ValueError(f"INPUT.{key} must be between 0 and {most}, got {value}")
     if len(inputs.REA.VALUE) != 3 or not 0 <= min(inputs.REA.VALUE) <= max(inputs.REA.VALUE) <= 255:
         raise ValueError(f"INPUT.REA.VALUE must be red, green and blue in 0..255, got {inputs.REA.VALUE}")
     return {

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from yacs.config import CfgNode
 
-from mlt.config import with_values
+from mlt.config import check_least, with_values
 from mlt.data.build import build_train_loader
 from mlt.engine.evaluate import refinement
 from mlt.engine.start import build_bare_model, complete_config, mixed_precision
@@ -76,9 +76,7 @@ def _check_starts(cfg: CfgNode) -> None:
 
 def _check_groups(cfg: CfgNode) -> None:
     solver, processes = cfg.SOLVER, comm.world_size()
-    for section, key in (("SOLVER", "IMS_PER_BATCH"), ("DATALOADER", "NUM_INSTANCE")):
-        if cfg[section][key] < 1:
-            raise ValueError(f"{section}.{key} must be >= 1, got {cfg[section][key]}")
+    check_least(cfg, {"SOLVER.IMS_PER_BATCH": 1, "DATALOADER.NUM_INSTANCE": 1})
     rows = f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} / {processes} process(es)"
     identities = solver.IMS_PER_BATCH // processes // cfg.DATALOADER.NUM_INSTANCE
     if solver.ACCUMULATION < 1 or identities % solver.ACCUMULATION:

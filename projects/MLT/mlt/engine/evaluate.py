@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from yacs.config import CfgNode
 
 from mlt.clustering.camera_centering import center_cameras
+from mlt.config import check_least
 from mlt.data.build import build_test_loader
 from mlt.data.image_dataset import ImageDataset
 from mlt.engine.extract import extract
@@ -99,13 +100,8 @@ def refinement(cfg: CfgNode) -> Refinement:
         ValueError: a number out of range.
     """
     aqe, again = cfg.TEST.AQE, cfg.TEST.RERANK
-    for key, value in {
-        "AQE.QE_TIME": aqe.QE_TIME, "AQE.QE_K": aqe.QE_K, "RERANK.K1": again.K1, "RERANK.K2": again.K2
-    }.items():  # fmt: skip
-        if value < 1:
-            raise ValueError(f"TEST.{key} must be >= 1, got {value}")
-    if aqe.ALPHA < 0:
-        raise ValueError(f"TEST.AQE.ALPHA must be >= 0, got {aqe.ALPHA}")
+    keys = [f"TEST.{key}" for key in ("AQE.QE_TIME", "AQE.QE_K", "RERANK.K1", "RERANK.K2")]
+    check_least(cfg, dict.fromkeys(keys, 1) | {"TEST.AQE.ALPHA": 0})
     if not 0 <= again.LAMBDA <= 1:
         raise ValueError(f"TEST.RERANK.LAMBDA must be between 0 and 1, got {again.LAMBDA}")
     return Refinement(

@@ -17,7 +17,7 @@ from mlt.clustering.camera_centering import center_cameras
 from mlt.clustering.clusterings import Clustering
 from mlt.clustering.label_target import check_labels, transport_labels
 from mlt.clustering.quality import label_quality
-from mlt.config import configurable
+from mlt.config import check_least, configurable
 from mlt.engine.train_loop import HookBase
 from mlt.registry import CLUSTERINGS, HOOKS
 from mlt.structures import PseudoLabels
@@ -229,11 +229,8 @@ class PseudoLabelHook(HookBase):
 
 def _check_numbers(cfg: CfgNode) -> None:
     labels, transport = cfg.PSEUDO_LABELS, cfg.LABEL_TRANSPORT
-    numbers = {f"PSEUDO_LABELS.{key}": labels[key] for key in ("PERIOD", "NUM_RESTARTS", "MAX_ITER")}
-    numbers |= {f"LABEL_TRANSPORT.{key}": transport[key] for key in ("PERIOD", "MAX_ITER")}
-    for key, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"{key} must be >= 1, got {value}")
+    keys = [f"PSEUDO_LABELS.{key}" for key in ("PERIOD", "NUM_RESTARTS", "MAX_ITER")]
+    check_least(cfg, dict.fromkeys([*keys, "LABEL_TRANSPORT.PERIOD", "LABEL_TRANSPORT.MAX_ITER"], 1))
     if labels.ROUNDS < 0:
         raise ValueError(
             f"PSEUDO_LABELS.ROUNDS must be >= 1, or 0 for as many as there is time for; got {labels.ROUNDS}"

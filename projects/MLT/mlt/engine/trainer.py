@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -246,7 +247,7 @@ class Trainer(ModelLabelHost, TrainLoop):
         state = {
             "model": self.model.state_dict(),
             "config": describe_net(self.cfg),
-            "images": data_fingerprint(self.source, self.target, sizes=False),
+            "images": self.images_hash,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -256,6 +257,11 @@ class Trainer(ModelLabelHost, TrainLoop):
             "processes": processes,  # what differs from one to the other
         }
         self.checkpointer.save(names, state)
+
+    @cached_property
+    def images_hash(self) -> str:
+        """Of names and order of the training images: labels and memories are kept by an image's number."""
+        return data_fingerprint(self.source, self.target, sizes=False)
 
     def resume(self) -> None:
         """Go on from the newest checkpoint in OUTPUT_DIR, if there is one.
@@ -273,8 +279,7 @@ class Trainer(ModelLabelHost, TrainLoop):
             restore_optimizer(self.optimizer, self.scheduler, state["optimizer"], state["scheduler"])
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{path} does not fit this config, so it cannot be resumed: {error}") from error
-        images = data_fingerprint(self.source, self.target, sizes=False)
-        if state.get("images", images) != images:  # labels and memories are kept by an image's number
+        if state.get("images", self.images_hash) != self.images_hash:
             raise ValueError(
                 f"{path} was trained on other images: names or identities of DATASETS.NAMES or TARGETS have changed "
                 "since. Put them back as they were, or start anew in another OUTPUT_DIR"
