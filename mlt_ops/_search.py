@@ -59,6 +59,11 @@ class Centred(NamedTuple):
         floors = self.floors - _HALF * self.norms - (1 + 1 / _HALF) * lost
         return Centred(rounded, self.norms, floors, unit)
 
+    @property
+    def spread(self) -> Tensor:
+        """[N] Twice what the rows pay for errors: x's and y's, added to a lower bound, make an upper one."""
+        return 2 * (self.norms - self.floors)
+
     def part(self, rows: slice | Tensor) -> Centred:
         """Some of the rows."""
         return Centred(self.base[rows], self.norms[rows], self.floors[rows], self.unit)

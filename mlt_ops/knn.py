@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 Backend = Literal["auto", "torch", "half", "faiss"]
 _SPARE = 16  # candidates beyond k: more of them take time, with fewer more rows must be searched again
-# Targets and rows of a tile at most. Smaller ones would take a GPU longer to launch than to compute; of larger ones
-# more is computed twice, on the diagonal (reckoned, not yet run on a GPU).
-_TILE = {"cpu": 2048, "cuda": 4096}
+# Targets and rows of a tile at most. Of larger ones more is computed twice, on the diagonal; smaller ones leave the
+# CPU's matrix product less to do at a time, and would take a GPU longer to launch than to compute (reckoned).
+_TILE = {"cpu": 1024, "cuda": 4096}
 _AUTO: dict[str, Backend] = {"cpu": "torch", "cuda": "half"}
 
 
@@ -140,21 +140,23 @@ def unchecked_knn(
     with full_precision(device):
         search = _Search(rows, targets, share, k)
         if backend == "faiss":
+            goals, space = search.goals, search.space
             targets_per_call = rows_per_chunk(12 * width, max_memory, "knn", num_rows * dim, device)
-            bounds, candidates = propose_by_faiss(search.goals, search.space, width, targets_per_call)
+            bounds, candidates = propose_by_faiss(goals, space, width, targets_per_call)
         else:
             goals, space = search.in_half() if backend == "half" else (search.goals, search.space)
             bounds, candidates = propose(goals, space, width, side)
-            del goals, space
+        spread = goals.spread + space.spread.max()
+        del goals, space
         doubtful = [torch.zeros(0, dtype=torch.int64, device=rows.device)]
         for start in range(0, len(candidates), chunk):
             part = slice(start, start + chunk)
-            limit = search.settle(part, bounds[part], candidates[part])
+            limit = search.settle(part, bounds[part], candidates[part], spread[part])
             if width < num_rows:
                 doubtful.append((search.distance[part, -1] >= limit).nonzero().squeeze(1) + start)
         again = torch.cat(doubtful)
-        for which in again.split(chunk_again):
-            search.settle_again(which)
+        for start in range(0, len(again), chunk_again):
+            search.settle_again(again[start : start + chunk_again])
     return Neighbors(search.distance, search.index), len(again)
 
 
@@ -201,30 +203,40 @@ class _Search:
         space = self.space.half(unit)
         return space if self.goals is self.space else self.goals.half(unit), space
 
-    def settle(self, part: slice, bounds: Tensor, candidates: Tensor) -> Tensor:
-        """Choose among equally many candidates; returns a bound [Q] that no other row is nearer than."""
+    def settle(self, part: slice, bounds: Tensor, candidates: Tensor, spread: Tensor) -> Tensor:
+        """Choose among equally many candidates; returns a bound [Q] that no other row is nearer than.
+
+        Args:
+            part: Q targets.
+            bounds: [Q, C] lower bounds of the candidates' distances.
+            candidates: [Q, C] int32 rows.
+            spread: [Q] the distances are at most this much above their bounds.
+        """
         limit, farthest = bounds.max(dim=1, keepdim=True)
-        if self.own is not None:  # the row itself must be there, if need be in place of the farthest
+        reach = bounds.kthvalue(self.k, dim=1, keepdim=True).values + spread.unsqueeze(1)  # k rows are not farther
+        if self.own is not None:
+            # The row itself must be there. It is missing only where all bounds are below its own, so at most 0; then
+            # it takes the place of the farthest, with whose bound it is within reach too.
             own = self.own[part].unsqueeze(1)
             missing = (candidates != own).all(dim=1, keepdim=True)
             candidates.scatter_(1, farthest, torch.where(missing, own, candidates.gather(1, farthest)))
-        count = torch.full((len(candidates),), candidates.shape[1], device=candidates.device)
-        query = torch.arange(len(candidates), dtype=torch.int32, device=candidates.device)
-        self._choose(part, query.repeat_interleave(candidates.shape[1]), candidates.sort(dim=1).values.flatten(), count)
+        self._choose(part, bounds, candidates, reach)
         return limit.squeeze(1)
 
     def settle_again(self, which: Tensor) -> None:
         """Choose among all rows whose bound is not above the k-th distance found so far."""
-        admitted = lower_bounds(self.goals.part(which), self.space) <= self.distance[which, -1:]
-        query, row = (numbers.int() for numbers in admitted.nonzero(as_tuple=True))
-        self._choose(which, query, row, admitted.sum(dim=1))
+        bounds, reach = lower_bounds(self.goals.part(which), self.space), self.distance[which, -1:]
+        most = int((bounds <= reach).sum(dim=1).max())
+        bounds, candidates = bounds.topk(most, dim=1, largest=False, sorted=False)
+        self._choose(which, bounds, candidates.int(), reach)
 
-    def _choose(self, part: slice | Tensor, query: Tensor, row: Tensor, count: Tensor) -> None:
-        """Keep the nearest pairs (query, row); `count` of them for each query, sorted."""
-        exact = measure(self.targets[part], self.rows, query, row)
-        key = exact if self.own is None else exact.masked_fill(row == self.own[part][query], -1.0)
-        order = key.argsort(stable=True)
-        order = order[query[order].argsort(stable=True)]  # two stable sorts: by query, then distance, then row
-        first = count.cumsum(0) - count
-        chosen = order[first.unsqueeze(1) + torch.arange(self.k, device=row.device)]
-        self.distance[part], self.index[part] = exact[chosen], row[chosen].long()
+    def _choose(self, part: slice | Tensor, bounds: Tensor, candidates: Tensor, reach: Tensor) -> None:
+        """Keep the nearest of the candidates [Q, C] whose bounds [Q, C] are within reach [Q, 1], at least k of each."""
+        candidates, place = candidates.sort(dim=1)
+        near = bounds.gather(1, place) <= reach
+        query = torch.arange(len(near), dtype=torch.int32, device=near.device).repeat_interleave(near.sum(dim=1))
+        exact = measure(self.targets[part], self.rows, query, candidates.masked_select(near))
+        distance = torch.full_like(bounds, torch.inf).masked_scatter_(near, exact)
+        key = distance if self.own is None else distance.masked_fill(candidates == self.own[part].unsqueeze(1), -1.0)
+        nearest = key.sort(dim=1, stable=True).indices[:, : self.k]  # of equal ones the lower row comes first
+        self.distance[part], self.index[part] = distance.gather(1, nearest), candidates.gather(1, nearest).long()

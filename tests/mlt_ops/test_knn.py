@@ -186,7 +186,7 @@ def test_one_far_row_does_not_make_the_others_doubtful(device: torch.device, bac
     assert stats["doubtful"] <= most
 
 
-def test_lower_bounds_hold(device: torch.device) -> None:
+def test_bounds_hold(device: torch.device) -> None:
     for dim, scale in ((1, 1.0), (3, 1e4), (256, 1e-3), (2048, 1.0)):
         features = (scale * clustered(60, dim)).to(device)
         centred = _search.Centred.of(features, features.mean(dim=0))
@@ -196,6 +196,7 @@ def test_lower_bounds_hold(device: torch.device) -> None:
         for rows, error in ((centred, _search.relative_error(dim)), (half, 2.0**-10 + _search.relative_error(dim))):
             bounds = _search.lower_bounds(rows, rows)
             assert (bounds <= exact).all()
+            assert (bounds + rows.spread + rows.spread[:, None] >= exact).all()
             assert (bounds >= exact - 2.5 * error * 2 * centred.norms.max()).all()
 
 
