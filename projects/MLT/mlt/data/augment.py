@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import pad
 from torchvision.transforms.v2 import functional as F
 
 from mlt.data.transforms import ERASE_AREA, ERASE_ASPECT
@@ -112,14 +111,21 @@ class BatchTransform:
         return rows.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
 
     def _flip_and_crop(self, images: Tensor, numbers: Floats) -> Tensor:
-        """Windows of padded images and of their mirror images, copied at once; [B, H, W * 3]."""
-        (height, width), padding = self.size, self.padding
-        padded = pad(images, [padding] * 4)
-        sides = [_as_lines(side) for side in (padded, padded.flip(3))]
-        mirrored = (numbers[:, FLIP] < self.flip).tolist()
-        tops, lefts = np.floor(numbers[:, TOP : LEFT + 1] * (2 * padding + 1)).astype(np.int64).T.tolist()
-        places = enumerate(zip(mirrored, tops, lefts))
-        return torch.stack([sides[m][row, y : y + height, 3 * x : 3 * (x + width)] for row, (m, y, x) in places])
+        """A window of each padded image, or of its mirror image, all copied at once; [B, H, W * 3]."""
+        (height, width), padding, count = self.size, self.padding, len(images)
+        pixels, flipped = images.permute(0, 2, 3, 1), (numbers[:, FLIP] < self.flip).nonzero()[0]
+        padded = pixels.new_zeros(count + len(flipped), height + 2 * padding, width + 2 * padding, 3)
+        inner = padded[:, padding : padding + height, padding : padding + width]
+        inner[:count] = pixels
+        inner[count:] = pixels.index_select(0, send(torch.from_numpy(flipped), images.device)).flip(2)
+        shown = np.arange(count)
+        shown[flipped] = count + np.arange(len(flipped))
+        top, left = np.floor(numbers[:, TOP : LEFT + 1] * (2 * padding + 1)).astype(np.int64).T
+        line = 3 * padded.shape[2]
+        begin = (shown * padded.shape[1] + top) * line + 3 * left
+        last = padded.numel() - (height - 1) * line - 3 * width
+        windows = padded.as_strided((last + 1, height, 3 * width), (1, line, 1))  # one begins at every byte
+        return windows.index_select(0, send(torch.from_numpy(begin), images.device))
 
     def _jitter(self, rows: Tensor, numbers: Floats) -> None:
         """Torchvision's four changes in random order, in place."""
@@ -142,11 +148,6 @@ class BatchTransform:
         pixels = _within(x, left, left + width).repeat_interleave(3, 1)[:, None]
         colour = send(torch.tensor(self.erase_value).to(torch.uint8).repeat(self.size[1]), rows.device)
         rows.bitwise_xor_((rows ^ colour).bitwise_and_(lines).bitwise_and_(pixels))
-
-
-def _as_lines(images: Tensor) -> Tensor:
-    """[B, 3, H, W] -> [B, H, W * 3]: long rows, in which everything is faster than in three channels."""
-    return images.permute(0, 2, 3, 1).flatten(2)
 
 
 def _within(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
