@@ -59,8 +59,10 @@ class Problem(NamedTuple):
             if not moving:
                 break
             nearest = _assign(self.centred, self.norms, [run.centroids for run in moving], backend)
-            for run, (labels, distance) in zip(moving, nearest):
-                run.move(labels, distance, self)
+            _fill_empty_clusters(nearest, [len(run.centroids) for run in moving])
+            moved = [run.move(labels, self) for run, (labels, _) in zip(moving, nearest)]
+            for run, distance in zip(moving, torch.stack(moved).tolist()):  # a GPU is waited for once, not for each run
+                run.settled = distance <= self.tolerance
         return [run.result(self) for run in runs]
 
 
@@ -76,17 +78,12 @@ class _Run:
         self.labels = torch.empty(0, dtype=torch.int64, device=start.device)
         self.settled = False
 
-    def move(self, labels: Tensor, distance: Tensor, problem: Problem) -> None:
-        """Take the means of the rows that are nearest now; where no label changes, the run has settled."""
-        num_clusters = len(self.centroids)
-        _fill_empty_clusters(labels, distance, num_clusters)
-        if torch.equal(labels, self.labels):
-            self.settled = True
-            return
-        means, count = unchecked_segment_mean(problem.centred, labels, num_clusters)
+    def move(self, labels: Tensor, problem: Problem) -> Tensor:
+        """Take the means of the rows that are nearest now; returns by how much, all squared distances together."""
+        means, count = unchecked_segment_mean(problem.centred, labels, len(self.centroids))
         before, self.labels = self.centroids, labels
         self.centroids = torch.where(count.unsqueeze(1) > 0, means, before)
-        self.settled = float((self.centroids - before).square().sum(dtype=torch.float64)) <= problem.tolerance
+        return (self.centroids - before).square().sum(dtype=torch.float64)
 
     def result(self, problem: Problem) -> KMeansResult:
         """Labels, centroids where the rows were, and inertia."""
@@ -113,12 +110,22 @@ def _assign(rows: Tensor, norms: Tensor, centroids: Sequence[Tensor], backend: B
     return nearest
 
 
-def _fill_empty_clusters(labels: Tensor, distance: Tensor, num_clusters: int) -> None:
-    """Give each empty cluster, in place, the farthest row whose own cluster keeps another one."""
-    count = torch.bincount(labels, minlength=num_clusters).tolist()
+def _fill_empty_clusters(nearest: Sequence[tuple[Tensor, Tensor]], sizes: Sequence[int]) -> None:
+    """Give each empty cluster of each run, in place, the farthest row whose own cluster keeps another one."""
+    counts = [_count(labels, size) for (labels, _), size in zip(nearest, sizes)]
+    wanting = torch.stack([count.min() for count in counts]).eq(0).tolist()
+    for (labels, distance), count, wants in zip(nearest, counts, wanting):
+        if wants:
+            _fill(labels, distance, count.tolist())
+
+
+def _count(labels: Tensor, num_clusters: int) -> Tensor:
+    """`torch.bincount`, which waits for a GPU."""
+    return labels.new_zeros(num_clusters).scatter_add_(0, labels, torch.ones_like(labels))
+
+
+def _fill(labels: Tensor, distance: Tensor, count: list[int]) -> None:
     empty = [cluster for cluster, members in enumerate(count) if members == 0]
-    if not empty:
-        return
     farthest = distance.argsort(descending=True, stable=True)
     owners = labels[farthest].tolist()
     spread = int((distance > 0).sum())

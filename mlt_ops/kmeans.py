@@ -28,12 +28,12 @@ def kmeans(
 ) -> KMeansResult:
     """Cluster rows by K-Means.
 
-    Seeding is greedy k-means++; iterations end when no label changes or the centroids move less than 1e-4 of the
-    features' variance. A cluster that runs empty takes the row that is farthest from its centroid. Random numbers are
-    drawn on the CPU, so each device starts alike, and centroids are summed in one fixed order; a row that is as near to
-    two centroids as rounding can tell may still go either way on another device. Runs go side by side: one product per
-    chunk of rows serves those that have not settled. Time O(N * D * K) per iteration of a run; memory: a copy of the
-    features, and at most 1 GiB each (or what one run takes) for the runs' centroids and for products.
+    Seeding is greedy k-means++; iterations end when the centroids move less than 1e-4 of the features' variance. A
+    cluster that runs empty takes the row that is farthest from its centroid. Random numbers are drawn on the CPU, so
+    each device starts alike, and centroids are summed in one fixed order; a row that is as near to two centroids as
+    rounding can tell may still go either way on another device. Runs go side by side: one product per chunk of rows
+    serves those that have not settled. Time O(N * D * K) per iteration of a run; memory: a copy of the features, and at
+    most 1 GiB each (or what one run takes) for the runs' centroids and for products.
 
     Args:
         features: [N, D], any floating dtype; computed in float32.
