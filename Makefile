@@ -74,9 +74,12 @@ gpu-check:
 
 # There, after gpu-check: training, images and evaluation at the sizes of DukeMTMC-reID and Market-1501; needs torchvision,
 # yacs, Pillow, tabulate, tensorboard and tqdm in $(PYTHON), too. Without a GPU it says so.
+TRAINING := benchmarks/bench_train.py --device cuda --source 16522 --target 12936 --queries 3368 --gallery 15913 \
+	--steps 50 --workers 8
+
 gpu-bench:
-	$(PYTHON) benchmarks/bench_train.py --device cuda --source 16522 --target 12936 --queries 3368 --gallery 15913 \
-		--steps 50 --workers 8 --json "benchmarks/results/train-$(GPU).json"
+	$(PYTHON) $(TRAINING) --json "benchmarks/results/train-$(GPU).json"
+	$(PYTHON) $(TRAINING) --ways fast compiled --json "benchmarks/results/train-compiled-$(GPU).json"
 	$(PYTHON) benchmarks/bench_eval.py --device cuda --json "benchmarks/results/eval-$(GPU).json"
 	$(PYTHON) benchmarks/bench_data.py --device cuda --json "benchmarks/results/data-$(GPU).json"
 

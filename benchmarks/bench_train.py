@@ -5,11 +5,12 @@
     python benchmarks/bench_train.py --device cuda --source 16522 --target 12936 --queries 3368 --gallery 15913 \\
         --json benchmarks/results/train-gpu.json                            # ResNet-50, 256x128, 64 + 64 images
 
-Two ways, from one seed: *plain*, as the peers train (float32, each image decoded and changed by workers in every
-epoch), and *fast* (bfloat16, images kept on the device and changed there). Each runs its label step, two epochs and an
-evaluation on people of the synthetic domains, each picture drawn once and saved in as many noisy copies as are asked
-for. From the measured epochs follows what the whole schedule of configs/MLT/duke2market.yml would take. FLOPs are those
-of the convolutions and products that one step really does, forward and backward.
+Ways, from one seed: *plain*, as the peers train (float32, each image decoded and changed by workers in every epoch),
+*fast* (bfloat16 on a GPU, images kept on the device and changed there), and *compiled*: fast with MODEL.COMPILE. Each
+runs its label step, two epochs and an evaluation on people of the synthetic domains, each picture drawn once and saved
+in as many noisy copies as are asked for. From the measured epochs follows what the whole schedule of
+configs/MLT/duke2market.yml would take. FLOPs are those of the convolutions and products that one step really does,
+forward and backward.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from mlt.utils.files import atomic
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "MLT" / "duke2market.yml"
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # bfloat16 without sparsity, as NVIDIA states them
+WAYS = ["plain", "fast", "compiled"]
 PERSON_IMAGES = 17  # of an identity, about Market-1501's number
 
 
@@ -76,7 +78,7 @@ def make_domain(folder: Path, domain: str, size: tuple[int, int], sizes: dict[st
 
 
 def configs(args: argparse.Namespace, folder: Path, source: str, target: str) -> dict[str, CfgNode]:
-    """The two ways.
+    """The ways that are asked for.
 
     Args:
         args: command line.
@@ -109,10 +111,9 @@ def configs(args: argparse.Namespace, folder: Path, source: str, target: str) ->
         "DATALOADER.CACHE_ON": "device",
         "DATALOADER.AUGMENT_ON": "device",
         "SOLVER.AMP.ENABLED": gpu,  # CPUs without bfloat16 arithmetic only lose
-        "MODEL.COMPILE": args.compile,
     }
-    ways = {"plain": shared | plain, "fast": shared | fast}
-    return {name: with_values(cfg, values | {"OUTPUT_DIR": str(folder / name)}) for name, values in ways.items()}
+    ways = {"plain": plain, "fast": fast, "compiled": fast | {"MODEL.COMPILE": args.compile}}
+    return {way: with_values(cfg, shared | ways[way] | {"OUTPUT_DIR": str(folder / way)}) for way in args.ways}
 
 
 class Clock:
@@ -170,7 +171,7 @@ def measure(cfg: CfgNode, epochs: int) -> Figures:
     """Seconds of an epoch's parts, and the losses.
 
     Args:
-        cfg: one of the two ways.
+        cfg: one of the ways.
         epochs: measured ones, after a first that is not.
     """
     trainer = Trainer(cfg)
@@ -236,26 +237,22 @@ def conclude(figures: Figures, schedule: CfgNode, device_name: str) -> Figures:
 
 
 def show(results: Figures) -> str:
-    """A table of both ways and their ratio.
+    """A table of all ways, with how much better the last is than the first.
 
     Args:
         results: of `main`.
     """
-    ways = results["ways"]
-    body = [
-        [name, *(ways[way][name] for way in ways), ways["plain"][name] / ways["fast"][name]]
-        for name in ("step", "data", "labels", "clustering", "evaluation", "save", "hours of the schedule")
-    ]
-    body.append(
-        ["images/s", *(ways[way]["images/s"] for way in ways), ways["fast"]["images/s"] / ways["plain"]["images/s"]]
-    )
-    shares = ways["fast"]["share of an epoch"]
-    text = "  ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())
-    table = tabulate(body, ["seconds", *ways, "times better"], floatfmt=".4g")
-    gap = loss_gap(ways["plain"]["losses"], ways["fast"]["losses"])
+    ways = list(results["ways"].items())
+    (first_name, first), (last_name, last) = ways[0], ways[-1]
+    names = ("step", "data", "labels", "clustering", "evaluation", "save", "hours of the schedule")
+    body = [[name, *(way[name] for _, way in ways), first[name] / last[name]] for name in names]
+    body.append(["images/s", *(way["images/s"] for _, way in ways), last["images/s"] / first["images/s"]])
+    text = "  ".join(f"{name} {100 * share:.1f} %" for name, share in last["share of an epoch"].items())
+    table = tabulate(body, ["seconds", *results["ways"], "times better"], floatfmt=".4g")
+    gap = loss_gap(first["losses"], last["losses"])
     return (
-        f"{table}\nshare of an epoch of the schedule, fast: {text}\n"
-        f"largest gap between the two ways' mean losses of a tenth of an epoch: {100 * gap:.1f} %"
+        f"{table}\nshare of an epoch of the schedule, {last_name}: {text}\n"
+        f"largest gap between mean losses of a tenth of an epoch, {first_name} and {last_name}: {100 * gap:.1f} %"
     )
 
 
@@ -270,7 +267,7 @@ def loss_gap(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def main() -> None:
-    """Make images, measure both ways, print, and write the JSON file."""
+    """Make images, measure each way, print, and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--size", type=int, nargs=2, help="height and width; default 128 64, on a GPU 256 128")
@@ -281,7 +278,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="of an epoch")
     parser.add_argument("--epochs", type=int, default=2, help="measured ones, >= 2")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--compile", default="", help="MODEL.COMPILE of the fast way")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[:2], help="to measure")
+    parser.add_argument("--compile", default="inductor", help="MODEL.COMPILE of the compiled way")
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
     require(args.device)

@@ -41,7 +41,8 @@ def test_what_follows_from_the_measured_parts(benchmark: ModuleType) -> None:
         {"ways": {"plain": figures | found, "fast": figures | found | {"step": 0.045, "losses": [1.0, 1.8]}}}
     )
     assert [line.split()[-1] for line in table.split("\n") if line.startswith("step ")] == ["2"]
-    assert table.endswith("a tenth of an epoch: 10.0 %")
+    assert table.endswith("a tenth of an epoch, plain and fast: 10.0 %")
+    assert "plain and plain: 0.0 %" in benchmark.show({"ways": {"plain": figures | found}})
 
 
 def test_copies_are_new_images_of_the_same_people(benchmark: ModuleType, tmp_path: Path) -> None:
