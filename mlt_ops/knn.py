@@ -42,12 +42,12 @@ def knn(
 ) -> Neighbors:
     """Find the k nearest rows of each query: exactly those, in the order, that an exhaustive float32 search finds.
 
-    Matrix products propose k + 16 candidates by lower bounds, that is distances less their largest rounding error. The
-    candidates are measured as sums of squared differences in a fixed order of addition; a row whose k-th of them is not
-    nearer than every bound left out is doubtful and searched again among all rows that its bounds admit. So equal rows
-    are at distance 0 exactly, d(a, b) is d(b, a), ties are true ties, and the result depends on neither `backend`,
-    `max_memory`, `group` nor the number of threads; CPU and (not yet run on a GPU) CUDA give the same bits.
-    Time O(Q N D), half of it if `queries` is None, since each product then serves two rows.
+    Matrix products propose k + 16 candidates by lower bounds, that is distances less their largest rounding error.
+    Those of them that can be among the k nearest are measured as sums of squared differences in a fixed order of
+    addition; a row whose k-th is not nearer than every bound left out is doubtful and searched again among all rows
+    that its bounds admit. So equal rows are at distance 0 exactly, d(a, b) is d(b, a), ties are true ties, and the
+    result depends on neither `backend`, `max_memory`, `group` nor the number of threads; CPU and (not yet run on a GPU)
+    CUDA give the same bits. Time O(Q N D), half of it if `queries` is None, since each product then serves two rows.
 
     Args:
         features: [N, D] rows to search, any floating dtype; computed in float32. Pass unit rows for d^2 = 2 - 2 cos.
