@@ -186,6 +186,18 @@ class TestEvalHook:
         run(other, max_epoch=5, start=12)
         assert other.summary()["best"]["epoch"] == 2
 
+    def test_another_test_set_chooses_anew(self, caplog):
+        """Also the same one in another folder, which is a part of its name."""
+        hook = hooks.EvalHook(lambda: results(3.0), 1, ("set", ["teacher"]))
+        run(hook, max_epoch=1)
+        scores = iter([1.0, 2.0])
+        other = hooks.EvalHook(lambda: {"moved": results(next(scores))["set"]}, 1, ("moved", ["teacher"]))
+        with caplog.at_level(logging.WARNING):
+            other.load_state_dict(hook.state_dict())
+        assert "moved was not evaluated so far: the best epoch is chosen anew" in caplog.text
+        run(other, max_epoch=3, start=3)
+        assert other.summary()["best"] == other.summary()["last"] | {"chosen_by": other.summary()["best"]["chosen_by"]}
+
 
 class TestCheckpointHook:
     @staticmethod

@@ -141,3 +141,19 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(
         ValueError, match=r"model_last\.pth was trained on other images: .*start anew in another OUTPUT"
     ):
         trainer_of(*target).resume()
+
+
+def test_weights_alone_cannot_be_resumed(trainer_of: Callable[..., Trainer], tmp_path: Path) -> None:
+    trainer = trainer_of()
+    trainer.checkpointer.save(["model_last"], {"model": trainer.model.state_dict()})
+    with pytest.raises(ValueError, match=r"model_last\.pth has no optimizer, scheduler, .*MODEL\.WEIGHTS"):
+        trainer.resume()
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_float16_may_be_switched_when_a_run_goes_on(trainer_of: Callable[..., Trainer], was_on: bool) -> None:
+    options = ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "float16")
+    trainer_of(*options * was_on).save(["model_last"])
+    again = trainer_of(*options * (not was_on))
+    again.resume()
+    assert again.scaler.is_enabled() is not was_on

@@ -133,6 +133,13 @@ def test_last_names_a_file_that_is_gone(tmp_path: Path) -> None:
         saver.last()
 
 
+@pytest.mark.parametrize(("text", "name"), [(b"", "nothing"), (b"\xf1\n", "\ufffd")])
+def test_last_names_no_file(tmp_path: Path, text: bytes, name: str) -> None:
+    (tmp_path / "last_checkpoint").write_bytes(text)
+    with pytest.raises(FileNotFoundError, match=f"last_checkpoint names {name}, which is not in"):
+        Checkpointer(tmp_path).last()
+
+
 def test_other_processes_leave_temporary_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     being_written = tmp_path / "model_last.pth.tmp"
     being_written.touch()

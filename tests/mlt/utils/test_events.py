@@ -74,6 +74,14 @@ def test_resume_writes_no_iteration_twice(tmp_path: Path) -> None:
     assert [(line["iteration"], line["loss"]) for line in lines(tmp_path)] == [(i + 1, float(i)) for i in range(8)]
 
 
+def test_damaged_lines_go(tmp_path: Path) -> None:
+    record(tmp_path, range(2))
+    with (tmp_path / "metrics.json").open("ab") as file:
+        file.write(b"\xf1\x00\n{")
+    record(tmp_path, range(2, 3), resumed=True)
+    assert [line["iteration"] for line in lines(tmp_path)] == [1, 2, 3]
+
+
 def test_new_run_starts_a_new_file(tmp_path: Path) -> None:
     record(tmp_path, range(3))
     record(tmp_path, range(2))

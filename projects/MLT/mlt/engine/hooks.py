@@ -167,6 +167,9 @@ class EvalHook(HookBase):
         """
         self.last, self.best = state["last"], state["best"]
         self.last_epoch, self.best_epoch = state["last_epoch"], state["best_epoch"]
+        if self.chooser and self.best and self.chooser[0] not in self.best:  # DATASETS.TESTS has changed since
+            logger.warning("%s was not evaluated so far: the best epoch is chosen anew by it", self.chooser[0])
+            self.best, self.best_epoch = {}, -1
 
 
 class CheckpointHook(HookBase):

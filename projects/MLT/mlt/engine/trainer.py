@@ -45,6 +45,7 @@ from mlt.utils.seed import rng_state, seed_everything, set_rng_state
 
 logger = logging.getLogger(__name__)
 LOG_PERIOD = 20  # steps between written points; on CUDA also between checks for NaN, so that no step waits
+RUN_STATE = ("model", "optimizer", "scheduler", "scaler", "hooks", "iteration", "processes")  # what resuming needs
 
 
 class Trainer(ModelLabelHost, TrainLoop):
@@ -267,13 +268,19 @@ class Trainer(ModelLabelHost, TrainLoop):
         """Go on from the newest checkpoint in OUTPUT_DIR, if there is one.
 
         Raises:
-            ValueError: it is of another model or of other training images.
+            ValueError: it is of another model or of other training images, or holds weights alone.
         """
         path = self.checkpointer.last()
         if path is None:
             logger.info("nothing to resume in %s: starting from the beginning", self.cfg.OUTPUT_DIR)
             return
         state = load_checkpoint(path)
+        lacking = [key for key in RUN_STATE if key not in state]
+        if lacking:
+            raise ValueError(
+                f"{path} has no {', '.join(lacking)}: weights may start a run (MODEL.WEIGHTS, in another OUTPUT_DIR), "
+                "but not resume one"
+            )
         try:
             self.model.load_state_dict(state["model"])
             restore_optimizer(self.optimizer, self.scheduler, state["optimizer"], state["scheduler"])
@@ -284,7 +291,8 @@ class Trainer(ModelLabelHost, TrainLoop):
                 f"{path} was trained on other images: names or identities of DATASETS.NAMES or TARGETS have changed "
                 "since. Put them back as they were, or start anew in another OUTPUT_DIR"
             )
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where float16 was off
+            self.scaler.load_state_dict(state["scaler"])
         for key, hook in self.hooks.items():
             hook.load_state_dict(state["hooks"][key])
         self.iter = state["iteration"]

@@ -163,9 +163,10 @@ class Checkpointer:
         pointer = self.output_dir / LAST
         if not pointer.is_file():
             return None
-        path = self.output_dir / pointer.read_text(encoding="utf-8").strip()
+        name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+        path = self.output_dir / name
         if not path.is_file():
             raise FileNotFoundError(
-                f"{pointer} names {path.name}, which is not in {self.output_dir}; put it back or delete {LAST}"
+                f"{pointer} names {name or 'nothing'}, which is not in {self.output_dir}; put it back or delete {LAST}"
             )
         return path

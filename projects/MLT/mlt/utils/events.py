@@ -98,7 +98,7 @@ def _mean(values: list[Tensor | float]) -> float:
 
 def _cut(path: Path, iteration: int) -> None:
     """Leave the lines up to an iteration; one that a killed process left unfinished goes too."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     with atomic(path) as temporary:
         temporary.write_text("".join(line + "\n" for line in lines if _iteration(line) <= iteration), encoding="utf-8")
 
