@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,15 @@ def workers_of(parent: int) -> list[int]:
     return [int(folder.name) for folder in started if TRAIN_NET in (folder / "cmdline").read_text()]
 
 
-def test_sigterm_stops_both_processes(stage_two: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("send", "signum"), [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGINT)])
+def test_signals_stop_both_processes(
+    stage_two: list[str], tmp_path: Path, send: Callable[[int, int], None], signum: int
+) -> None:
+    """Sent to the launcher alone, which tells the others, or to all, as a terminal's Ctrl-C is."""
     words = [*stage_two[:2], *TWO, *stage_two[2:], "OUTPUT_DIR", tmp_path / "run", "SOLVER.MAX_EPOCH", 1000]
     command = start(tmp_path / "log", *words)
     command.wait_for(tmp_path / "run" / "last_checkpoint")
-    command.process.terminate()  # the launcher alone, which tells the others
+    send(command.process.pid or 0, signum)
     assert command.wait() == 143, command.text
     assert "go on with --resume" in command.text
     assert "Traceback" not in command.text

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +110,43 @@ def test_spawned_processes_share_the_cores_and_hand_on_an_exit_code(tmp_path, mo
         launch(_write_rank, 2, device="cpu", args=(str(tmp_path),))
     assert left.value.code == 7
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-of-2-here-0-threads-1", "1-of-2-here-1-threads-1"]
+
+
+def _be_killed() -> None:
+    if dist.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_told(monkeypatch, caplog):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit) as left:
+        launch(_be_killed, 2, device="cpu")
+    assert left.value.code == 128 + signal.SIGKILL
+    assert "process 1 was ended by SIGKILL, as a system does that is out of memory; --resume goes on" in caplog.text
+
+
+def _note_signals(folder: str) -> None:
+    """Both note which come; the first tells the launcher to stop, as a terminal does."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda number, _: Path(folder, f"{signal.Signals(number).name}-{dist.get_rank()}").touch())
+    dist.barrier()
+    if dist.get_rank() == 0:
+        os.kill(os.getppid(), signal.SIGINT)
+    end = time.monotonic() + 60
+    while not list(Path(folder).glob(f"*-{dist.get_rank()}")) and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_ctrl_c_comes_to_the_processes_as_sigterm(tmp_path, monkeypatch):
+    """From the terminal they have it already, and a second SIGINT would end them before they have saved."""
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    launch(_note_signals, 2, device="cpu", args=(str(tmp_path),))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["SIGTERM-0", "SIGTERM-1"]
 
 
 class TestMeetingPoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,21 @@ def test_damaged_lines_go(tmp_path: Path) -> None:
         file.write(b"\xf1\x00\n{")
     record(tmp_path, range(2, 3), resumed=True)
     assert [line["iteration"] for line in lines(tmp_path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("ends", ["flush", "close"])
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    storage = EventStorage(tmp_path)
+    storage.put({"loss": 1.0})
+    storage.write(1)
+    storage.put({"loss": 2.0})
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage._json, ends, full)
+    with pytest.raises(OSError, match=r"No space left on device, so the file is not written: .*metrics\.json"):
+        storage.write(2) if ends == "flush" else storage.close()
 
 
 def test_new_run_starts_a_new_file(tmp_path: Path) -> None:

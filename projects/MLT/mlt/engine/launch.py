@@ -18,6 +18,7 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
+logger = logging.getLogger(__name__)
 # The others wait while the main process clusters and evaluates: PyTorch's 10 minutes with NCCL could end a run of many
 # images. What is longer also notices a dead machine later.
 PATIENCE = timedelta(hours=1)
@@ -118,22 +119,35 @@ def _free_port() -> int:
 
 
 def _join(context: Any) -> None:
-    """Wait for the children; pass SIGTERM and SIGINT on to them, so that they save and leave."""
+    """Wait for the children; pass SIGTERM and SIGINT on to them, so that they save and leave.
 
-    def forward(signum: int, _frame: Any) -> None:
+    Both as SIGTERM: a terminal's Ctrl-C has reached them already, and a second SIGINT would end them at once.
+    """
+
+    def forward(_signum: int, _frame: Any) -> None:
         for pid in context.pids():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signum)
+                os.kill(pid, signal.SIGTERM)
 
     held = {s: signal.signal(s, forward) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         while not context.join():
             pass
     except ProcessExitedException as error:
-        raise SystemExit(error.exit_code) from None  # it has said why
+        raise SystemExit(_exit_code(error)) from None
     finally:
         for signum, handler in held.items():
             signal.signal(signum, handler)
+
+
+def _exit_code(error: ProcessExitedException) -> int:
+    """Of the run, as a shell gives it. A process that left by itself has said why."""
+    if error.exit_code >= 0:
+        return error.exit_code
+    why = ", as a system does that is out of memory" if error.signal_name == "SIGKILL" else ""
+    text = "process %d was ended by %s%s; --resume goes on from the last checkpoint"
+    logger.error(text, error.error_index, error.signal_name, why)
+    return 128 - error.exit_code
 
 
 def _spawned(

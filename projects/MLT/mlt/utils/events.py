@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from mlt.utils import comm
-from mlt.utils.files import atomic
+from mlt.utils.files import atomic, naming
 
 METRICS = "metrics.json"
+TENSORBOARD = "events.out.tfevents"  # what the names of its files begin with
 
 
 class EventStorage:
@@ -68,10 +69,12 @@ class EventStorage:
             self._json, self._tensorboard = self._open(self.output_dir)
         means = {name: _mean(numbers) for name, numbers in values.items()}
         line = {name: value if math.isfinite(value) else None for name, value in means.items()}
-        self._json.write(json.dumps({"iteration": iteration, **line}) + "\n")
-        self._json.flush()
-        for name, value in means.items():
-            self._tensorboard.add_scalar(name, value, iteration)
+        with naming(self.output_dir / METRICS):
+            self._json.write(json.dumps({"iteration": iteration, **line}) + "\n")
+            self._json.flush()
+        with naming(self.output_dir / TENSORBOARD):
+            for name, value in means.items():
+                self._tensorboard.add_scalar(name, value, iteration)
         self._start = iteration  # files that are opened again keep what is in them
 
     def _open(self, output_dir: Path) -> tuple[TextIO, SummaryWriter]:
@@ -82,10 +85,11 @@ class EventStorage:
 
     def close(self) -> None:
         """Finish the files; a later write goes on with them."""
-        if self._json is not None and self._tensorboard is not None:
-            self._json.close()
-            self._tensorboard.close()
-        self._json = self._tensorboard = None
+        files, self._json, self._tensorboard = (self._json, self._tensorboard), None, None
+        for name, file in zip((METRICS, TENSORBOARD), files, strict=True):
+            if self.output_dir is not None and file is not None:
+                with naming(self.output_dir / name):
+                    file.close()
 
 
 def _mean(values: list[Tensor | float]) -> float:

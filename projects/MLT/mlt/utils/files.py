@@ -20,12 +20,24 @@ def atomic(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise named(error, path) from error
+        with naming(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Around what writes a file: an error of the disk gets the file's name (`named`).
+
+    Args:
+        path: file that is being written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise named(error, path) from error
 
 
 def named(error: OSError, path: str | Path) -> OSError:
