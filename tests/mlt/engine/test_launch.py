@@ -130,8 +130,12 @@ def test_a_process_that_is_killed_is_told(monkeypatch, caplog):
 
 def _note_signals(folder: str) -> None:
     """Both note which come; the first tells the launcher to stop, as a terminal does."""
+
+    def note(signum, _frame):
+        Path(folder, f"{signal.Signals(signum).name}-{dist.get_rank()}").touch()
+
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda number, _: Path(folder, f"{signal.Signals(number).name}-{dist.get_rank()}").touch())
+        signal.signal(signum, note)
     dist.barrier()
     if dist.get_rank() == 0:
         os.kill(os.getppid(), signal.SIGINT)
