@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import at_least
 from hardware import Figures, hardware, require, shortest
 from PIL import Image
 from torch import Tensor
@@ -252,9 +253,9 @@ def measure(paths: list[str], folder: str, args: argparse.Namespace) -> Figures:
 def main() -> None:
     """Render, measure, print, and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ids", type=int, default=170, help="identities of 12 images each")
-    parser.add_argument("--threads", type=int, default=2, help="threads of ours, workers of the peers'")
-    parser.add_argument("--repeats", type=int, default=5, help="epochs of each; the fastest counts")
+    parser.add_argument("--ids", type=at_least(6), default=170, help="identities of 12 images each")
+    parser.add_argument("--threads", type=at_least(1), default=2, help="threads of ours, workers of the peers'")
+    parser.add_argument("--repeats", type=at_least(1), default=5, help="epochs of each; the fastest counts")
     parser.add_argument("--device", default="cpu", help="of our batches; the peers' stay on the CPU")
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from arguments import at_least
 from hardware import Figures, hardware, require
 from stages import peak_memory
 from tabulate import tabulate
@@ -236,11 +237,11 @@ def table(title: str, figures: Figures) -> str:
 def main() -> None:
     """Measure, print, and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dim", type=int, default=2048)
+    parser.add_argument("--dim", type=at_least(1), default=2048)
     parser.add_argument("--noise", type=float, default=3.3, help="of the features; more: lower mAP")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--repeats", type=int, default=5, help="of our way; the fastest counts")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch; NumPy sorts with one")
+    parser.add_argument("--repeats", type=at_least(1), default=5, help="of our way; the fastest counts")
+    parser.add_argument("--threads", type=at_least(1), default=os.cpu_count(), help="of PyTorch; NumPy sorts with one")
     parser.add_argument("--device", default="cpu", help="cuda: not yet run on a GPU")
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from arguments import at_least
 from hardware import Figures, hardware, machine_speed, require, shortest
 from ops_data import LATENT, NOISE, approximate_neighbors, make_features, quality, require_real
 from stages import Stages, peak_memory
@@ -238,16 +239,16 @@ def shares_of_floor(stages: Stages, num_rows: int, speed: Figures) -> dict[str, 
 def main() -> None:
     """Measure, print, and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[12936])
-    parser.add_argument("--dim", type=int, default=2048)
+    parser.add_argument("--sizes", type=at_least(1), nargs="+", default=[12936])
+    parser.add_argument("--dim", type=at_least(128), default=2048)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", type=float, default=NOISE, help="of the features; less where the search misses rows")
-    parser.add_argument("--repeats", type=int, default=5, help="the fastest counts")
-    parser.add_argument("--search-size", type=int, default=20000, help="above it, neighbours are searched in R^128")
+    parser.add_argument("--repeats", type=at_least(1), default=5, help="the fastest counts")
+    parser.add_argument("--search-size", type=at_least(0), default=20000, help="above it, the search is in R^128")
     parser.add_argument(
-        "--knn-size", type=int, help="above it, neighbours are approximate; default 200000, none on CUDA"
+        "--knn-size", type=at_least(0), help="above it, neighbours are approximate; default 200000, none on CUDA"
     )
-    parser.add_argument("--numpy-size", type=int, default=3000, help="N of the comparison with NumPy; 0: none")
+    parser.add_argument("--numpy-size", type=at_least(0), default=3000, help="N of the comparison with NumPy; 0: none")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()

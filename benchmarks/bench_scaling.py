@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from arguments import at_least
 from hardware import Figures, hardware
 from ops_data import make_features
 from stages import peak_memory
@@ -80,11 +81,11 @@ def measure(world: int, args: argparse.Namespace, whole: mlt_ops.Neighbors, fold
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=40_000, help="N")
-    parser.add_argument("--dim", type=int, default=2048, help="D, at least 128")
-    parser.add_argument("--k", type=int, default=30)
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--max-memory", type=int, default=64, metavar="MB", help="working memory of a block's search")
+    parser.add_argument("--rows", type=at_least(1), default=40_000, help="N")
+    parser.add_argument("--dim", type=at_least(128), default=2048, help="D, at least 128")
+    parser.add_argument("--k", type=at_least(1), default=30)
+    parser.add_argument("--processes", type=at_least(1), nargs="+", default=[1, 2, 4])
+    parser.add_argument("--max-memory", type=at_least(1), default=64, metavar="MB", help="for a block's search")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for the figures")
     return parser

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from arguments import at_least
 from hardware import Figures, hardware, require
 from PIL import Image
 from tabulate import tabulate
@@ -271,13 +272,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--size", type=int, nargs=2, help="height and width; default 128 64, on a GPU 256 128")
-    parser.add_argument("--source", type=int, default=400, help="labelled images")
-    parser.add_argument("--target", type=int, default=400, help="unlabelled images")
-    parser.add_argument("--queries", type=int, default=60)
-    parser.add_argument("--gallery", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=10, help="of an epoch")
-    parser.add_argument("--epochs", type=int, default=2, help="measured ones, >= 2")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--source", type=at_least(1), default=400, help="labelled images")
+    parser.add_argument("--target", type=at_least(1), default=400, help="unlabelled images")
+    parser.add_argument("--queries", type=at_least(1), default=60)
+    parser.add_argument("--gallery", type=at_least(1), default=200)
+    parser.add_argument("--steps", type=at_least(1), default=10, help="of an epoch")
+    parser.add_argument("--epochs", type=at_least(2), default=2, help="measured ones, >= 2")
+    parser.add_argument("--workers", type=at_least(0), default=2)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[:2], help="to measure")
     parser.add_argument("--compile", default="inductor", help="MODEL.COMPILE of the compiled way")
     parser.add_argument("--json", type=Path, help="file for the results")

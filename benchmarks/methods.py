@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import at_least
 from methods_tables import write_page
 from synthetic import CONFIGS, HERE, domains, machine, measure_gap
 
@@ -120,7 +121,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", nargs="+", default=["11/4", "12/5", "13/6"], help="PEOPLE/CAMERAS pairs")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
     parser.add_argument("--work", type=Path, default=Path("logs/benchmark-synthetic"), help="folder of all runs")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--jobs", type=at_least(1), default=2, help="runs at a time, one thread each")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "methods.json")
     return parser
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import at_least
 from hardware import commit
 from synthetic_tables import FULL, in_short, write_page
 
@@ -190,7 +191,7 @@ def argument_parser() -> argparse.ArgumentParser:
     known = [*ROWS, *LOOKED_INTO]
     parser.add_argument("--rows", nargs="*", default=known, choices=known, metavar="ROW", help="default: all")
     parser.add_argument("--work", type=Path, default=Path("logs/benchmark-synthetic"), help="folder of all runs")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--jobs", type=at_least(1), default=2, help="runs at a time, one thread each")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "synthetic.json")
     return parser
 
