@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
+from mlt_ops._arguments import as_integer
 from mlt_ops._inputs import (
     as_features,
-    as_integer,
     full_precision,
     memory_budget,
     products_per_call,
@@ -79,7 +79,7 @@ def knn(
         from mlt_ops import _gather  # not every PyTorch has torch.distributed
 
         rows, targets, k = _gather.unless_one_fails(
-            "knn", lambda: _checked(features, queries, k, backend), features.device, group
+            "knn", lambda: _checked(features, queries, k, backend), _gather.device_of(features), group
         )
         contents = _gather.fingerprint(rows)
         asked = contents if targets is rows else _gather.fingerprint(targets)

@@ -270,6 +270,9 @@ def search_in_group(rank: int, folder: str) -> None:
     wrong = (RuntimeError, ValueError)[rank], ("failed on process 1 of the group", "k must be between 1 and")[rank]
     with pytest.raises(wrong[0], match=f"knn: {wrong[1]}"):
         mlt_ops.knn(rows, 3 + 20 * rank, group=dist.group.WORLD)
+    refused_by = (RuntimeError, TypeError)[rank], ("failed on process 1", "must be a torch.Tensor, got list")[rank]
+    with pytest.raises(refused_by[0], match=refused_by[1]):
+        mlt_ops.knn((rows, rows.tolist())[rank], 3, group=dist.group.WORLD)
     with pytest.MonkeyPatch.context() as patch:
         if rank == 1:
             patch.setattr(sys.modules["mlt_ops.knn"], "unchecked_knn", out_of_memory)
