@@ -200,6 +200,17 @@ def test_bounds_hold(device: torch.device) -> None:
             assert (bounds >= exact - 2.5 * error * 2 * centred.norms.max()).all()
 
 
+@pytest.mark.parametrize("scale", [0.0, 2.0**-75, 1.0])
+def test_bounds_of_faiss_hold(scale: float) -> None:
+    pytest.importorskip("faiss")
+    features = scale * clustered(60, 32)
+    centred, found = _search.Centred.of(features, features.mean(dim=0)), exhaustive(features, 60)
+    exact = torch.empty_like(found.distance).scatter_(1, found.index, found.distance)
+    bounds, index = _search.propose_by_faiss(centred, centred, 60, 7)
+    assert (bounds < exact.gather(1, index.long())).all()  # also where all squares underflow
+    assert (bounds + centred.spread[:, None] + centred.spread.max() >= exact.gather(1, index.long())).all()
+
+
 def test_float16_shows_in_the_bounds_alone(device: torch.device) -> None:
     features = clustered(400, 64).to(device)
     features[3] = features[4] + 1e-4  # closer than float16 can tell
