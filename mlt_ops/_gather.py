@@ -14,6 +14,17 @@ from mlt_ops._search import parts_of
 R = TypeVar("R")
 
 
+def device_of(features: object) -> torch.device:
+    """Where the group's backend takes tensors: that of the features; the CPU if they are to be refused.
+
+    Args:
+        features: what this process was called with, right or wrong.
+    """
+    if isinstance(features, Tensor) and features.device.type in ("cpu", "cuda"):
+        return features.device
+    return torch.device("cpu")
+
+
 def share_of_rank(num_rows: int, group: dist.ProcessGroup) -> slice:
     """The rows that this process computes, neighbouring ones.
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import operator
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, SupportsIndex
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mlt_ops._arguments import as_integer, as_pair, check_is_tensor
 from mlt_ops.structures import MAX_ROWS, Neighbors
 
 _CPU = torch.device("cpu")
@@ -29,12 +29,10 @@ def as_features(tensor: Tensor, op: str, name: str = "features") -> Tensor:
 
     Raises:
         TypeError: not a tensor.
-        ValueError: not 2-D, not floating, elsewhere than on CPU or CUDA, NaN or infinity, or so large that squared
-            distances overflow float32.
+        ValueError: sparse, not 2-D, not floating, elsewhere than on CPU or CUDA, NaN or infinity, or so large that
+            squared distances overflow float32.
     """
-    if not isinstance(tensor, Tensor):
-        kind = type(tensor).__name__
-        raise TypeError(f"{op}: {name} must be a torch.Tensor, got {kind}; torch.as_tensor(...) makes one of an array.")
+    check_is_tensor(tensor, f"{op}: {name}")
     if tensor.dim() != 2:
         raise ValueError(f"{op}: {name} must be 2-D [N, D], got shape {tuple(tensor.shape)}.")
     if not tensor.is_floating_point():
@@ -67,11 +65,12 @@ def as_neighbors(
         op: the operator, for the message.
 
     Raises:
+        TypeError: not a pair of tensors.
         ValueError: wrong shape, dtype or device, too few columns, indices out of range, distances negative or NaN.
     """
     if num_rows > MAX_ROWS:
         raise ValueError(f"{op}: at most {MAX_ROWS} rows, got {num_rows}.")
-    distance, index = neighbors
+    distance, index = as_pair(neighbors, ("distance", "index"), f"{op}: neighbors")
     for name, tensor, kind in (("distance", distance, "floating"), ("index", index, "int64 or int32")):
         fits = tensor.is_floating_point() if name == "distance" else tensor.dtype in (torch.int64, torch.int32)
         if tensor.dim() != 2 or len(tensor) != num_rows or not fits or tensor.device != device:
@@ -92,43 +91,6 @@ def as_neighbors(
     if num_rows and not (distance.min() >= 0 and distance.max() < torch.inf):
         raise ValueError(f"{op}: neighbors.distance must be finite and not negative (clamp rounding errors).")
     return Neighbors(distance[:, :width].contiguous(), index[:, :width].int().contiguous())
-
-
-def as_integer(number: SupportsIndex, op: str, name: str) -> int:
-    """A whole number as a Python int.
-
-    Args:
-        number: an int, also NumPy's or a tensor of one element.
-        op: the operator, for the message.
-        name: the argument, for the message.
-
-    Raises:
-        ValueError: it is something else, or beyond 64 bits.
-    """
-    try:
-        integer = operator.index(number)
-    except TypeError:
-        raise ValueError(f"{op}: {name} must be a whole number, got {number!r}.") from None
-    if abs(integer) >= 1 << 63:
-        raise ValueError(f"{op}: {name} must be below 2^63, got {integer}.")
-    return integer
-
-
-def as_count(number: SupportsIndex, op: str, name: str) -> int:
-    """A whole number of at least 1, see `as_integer`.
-
-    Args:
-        number: an int, also NumPy's or a tensor of one element.
-        op: the operator, for the message.
-        name: the argument, for the message.
-
-    Raises:
-        ValueError: it is something else, less, or beyond 64 bits.
-    """
-    count = as_integer(number, op, name)
-    if count < 1:
-        raise ValueError(f"{op}: {name} must be at least 1, got {count}.")
-    return count
 
 
 def memory_budget(max_memory: int | None, op: str) -> int:

@@ -23,13 +23,11 @@ class Problem(NamedTuple):
     Args:
         centred: [N, D] rows minus `center`: the same distances, but smaller norms, with which rounding errors grow.
         center: [D], their mean.
-        norms: [N], squared, of `centred`.
         tolerance: centroids that move less, all squared distances together, have settled.
     """
 
     centred: Tensor
     center: Tensor
-    norms: Tensor
     tolerance: float
 
     @classmethod
@@ -41,9 +39,8 @@ class Problem(NamedTuple):
         """
         center = rows.mean(dim=0)
         centred = rows - center
-        norms = squared_norms(centred)
-        tolerance = _TOLERANCE * float(norms.sum(dtype=torch.float64)) / max(rows.numel(), 1)
-        return cls(centred, center, norms, tolerance)
+        variance = float(squared_norms(centred).sum(dtype=torch.float64)) / max(rows.numel(), 1)
+        return cls(centred, center, _TOLERANCE * variance)
 
     def solve(self, starts: Sequence[Tensor], max_iter: int, backend: Backend) -> list[KMeansResult]:
         """A run from each of several sets of centroids. One product serves all that have not settled.
@@ -58,9 +55,10 @@ class Problem(NamedTuple):
             moving = [run for run in runs if not run.settled]
             if not moving:
                 break
-            nearest = _assign(self.centred, self.norms, [run.centroids for run in moving], backend)
-            _fill_empty_clusters(nearest, [len(run.centroids) for run in moving])
-            moved = [run.move(labels, self) for run, (labels, _) in zip(moving, nearest)]
+            centroids = [run.centroids for run in moving]
+            nearest = _assign(self.centred, centroids, backend)
+            _fill_empty_clusters(self.centred, nearest, centroids)
+            moved = [run.move(labels, self) for run, labels in zip(moving, nearest)]
             for run, distance in zip(moving, torch.stack(moved).tolist()):  # a GPU is waited for once, not for each run
                 run.settled = distance <= self.tolerance
         return [run.result(self) for run in runs]
@@ -91,32 +89,30 @@ class _Run:
         return KMeansResult(self.labels, self.centroids + problem.center, inertia)
 
 
-def _assign(rows: Tensor, norms: Tensor, centroids: Sequence[Tensor], backend: Backend) -> list[tuple[Tensor, Tensor]]:
-    """For each run's centroids: the nearest of each row, the lowest-numbered among equals, and the squared distance."""
+def _assign(rows: Tensor, centroids: Sequence[Tensor], backend: Backend) -> list[Tensor]:
+    """For each run's centroids: the nearest of each row, the lowest-numbered among equals."""
     together, sizes = torch.cat(list(centroids)), [len(each) for each in centroids]
     chunk = rows_per_chunk(4 * len(together), None, "kmeans", together.numel(), rows.device)
     if backend == "faiss":
-        found = (by_faiss(rows, each, 1, chunk) for each in centroids)
-        return [(index.squeeze(1), distance.squeeze(1)) for distance, index in found]
-    nearest = [(torch.empty_like(norms, dtype=torch.int64), torch.empty_like(norms)) for _ in centroids]
+        return [by_faiss(rows, each, 1, chunk)[1].squeeze(1) for each in centroids]
+    nearest = [torch.empty(len(rows), dtype=torch.int64, device=rows.device) for _ in centroids]
     half_norms = together.square().sum(dim=1).mul_(0.5)
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
         # |x - c|^2 = |x|^2 + 2 (|c|^2 / 2 - x.c), and |x|^2 does not matter for the choice of c
         products = torch.addmm(half_norms, rows[part], together.T, alpha=-1).split(sizes, dim=1)
-        for (labels, distance), product in zip(nearest, products):
-            lowest, labels[part] = product.min(dim=1)
-            distance[part] = lowest.mul_(2).add_(norms[part]).clamp_(min=0)
+        for labels, product in zip(nearest, products):
+            labels[part] = product.argmin(dim=1)
     return nearest
 
 
-def _fill_empty_clusters(nearest: Sequence[tuple[Tensor, Tensor]], sizes: Sequence[int]) -> None:
+def _fill_empty_clusters(rows: Tensor, nearest: Sequence[Tensor], centroids: Sequence[Tensor]) -> None:
     """Give each empty cluster of each run, in place, the farthest row whose own cluster keeps another one."""
-    counts = [_count(labels, size) for (labels, _), size in zip(nearest, sizes)]
+    counts = [_count(labels, len(each)) for labels, each in zip(nearest, centroids)]
     wanting = torch.stack([count.min() for count in counts]).eq(0).tolist()
-    for (labels, distance), count, wants in zip(nearest, counts, wanting):
+    for labels, each, count, wants in zip(nearest, centroids, counts, wanting):
         if wants:
-            _fill(labels, distance, count.tolist())
+            _fill(labels, _distance_to_own(rows, labels, each), count.tolist())
 
 
 def _count(labels: Tensor, num_clusters: int) -> Tensor:
@@ -135,6 +131,13 @@ def _fill(labels: Tensor, distance: Tensor, count: list[int]) -> None:
             labels[row] = empty.pop(0)
             if not empty:
                 return
+
+
+def _distance_to_own(rows: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
+    """[N] float64, by differences: products could not tell rows that are almost equal, and squares underflow."""
+    chunk = rows_per_chunk(8 * rows.shape[1], None, "kmeans")
+    parts = zip(rows.split(chunk), labels.split(chunk))
+    return torch.cat([torch.linalg.vector_norm(x - centroids[y], dim=1, dtype=torch.float64) for x, y in parts])
 
 
 def _inertia(rows: Tensor, labels: Tensor, centroids: Tensor) -> float:

@@ -217,7 +217,7 @@ def propose_by_faiss(targets: Centred, rows: Centred, width: int, chunk: int) ->
         chunk: targets of one call.
     """
     found, index = by_faiss(targets.base, rows.base, width, chunk)
-    error = relative_error(rows.base.shape[1]) * (targets.norms + rows.norms.max())
+    error = (targets.spread + rows.spread.max()) / 2
     return found - error.unsqueeze(1), index.int()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mlt_ops._arguments import as_pair, check_is_tensor
 from mlt_ops._inputs import ELEMENTS_PER_CALL
 from mlt_ops._library import has_cuda, has_extension
 from mlt_ops.structures import Columns, check_columns, row_of_entries
@@ -38,9 +39,11 @@ def count_closer(
         Counts [M] int64, in the order of the reference columns. Not differentiable: inputs are detached.
 
     Raises:
+        TypeError: distance is no tensor, or columns are no pair of tensors.
         ValueError: wrong shape or dtype, malformed columns, or differing devices.
         RuntimeError: the extension was not built for this GPU.
     """
+    check_is_tensor(distance, "count_closer: distance")
     if distance.dim() != 2 or not distance.is_floating_point():
         raise ValueError(
             f"count_closer: distance must be floating [Q, G], got {distance.dtype} {list(distance.shape)}. "
@@ -63,8 +66,8 @@ def count_closer(
 
 
 def _as_columns(columns: Columns | tuple[Tensor, Tensor], distance: Tensor, name: str) -> Columns:
-    rowptr, col = columns
     name = f"count_closer: {name}"
+    rowptr, col = as_pair(columns, ("rowptr", "col"), name)
     check_columns(name, rowptr, col, distance.shape[1], distance.device)
     if len(rowptr) != len(distance) + 1:
         raise ValueError(

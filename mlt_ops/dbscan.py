@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import as_count
+from mlt_ops._arguments import as_count, as_number
 from mlt_ops._library import has_extension
 from mlt_ops._sparse import require_kernels
 from mlt_ops.structures import SparseDistance
@@ -39,7 +39,9 @@ def dbscan(distance: SparseDistance, *, eps: float, min_samples: int) -> Tensor:
         raise ValueError(
             f"dbscan: distance must be a SparseDistance, got {type(distance).__name__}. `jaccard_distance` makes one."
         )
-    if not 0 < eps <= distance.max_distance:
+    eps = as_number(eps, "dbscan", "eps")
+    wanted, there = distance.value.new_tensor((eps, distance.max_distance), device="cpu")
+    if not (eps > 0 and wanted <= there):
         raise ValueError(
             f"dbscan: eps must be above 0 and at most {distance.max_distance}, the max_distance of the graph, got "
             f"{eps}. Build the graph with a larger max_distance for a larger eps."

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import as_count, as_neighbors
+from mlt_ops._arguments import as_count
+from mlt_ops._inputs import as_neighbors
 from mlt_ops._library import has_extension
 from mlt_ops._sparse import Csr, build_rows, fake_rows, require_kernels
 from mlt_ops.structures import Neighbors, SparseRows
@@ -32,6 +33,10 @@ def expand_query(rows: SparseRows, neighbors: Neighbors | tuple[Tensor, Tensor],
 
     Source: Zhong et al., CVPR 2017, section 3.4.
     """
+    if not isinstance(rows, SparseRows):
+        raise ValueError(
+            f"expand_query: rows must be SparseRows, got {type(rows).__name__}. `k_reciprocal` makes them."
+        )
     k2 = as_count(k2, "expand_query", "k2")
     if rows.nnz and rows.value.min() < 0:
         raise ValueError(f"expand_query: rows must not hold negative values, got {float(rows.value.min())}.")

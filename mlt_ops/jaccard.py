@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import as_count, as_features, as_neighbors
+from mlt_ops._arguments import as_count, as_number
+from mlt_ops._inputs import as_features, as_neighbors
 from mlt_ops._library import has_extension
 from mlt_ops._sparse import (
     Csr,
@@ -67,6 +68,7 @@ def jaccard_distance(
 
     Source: Zhong et al., CVPR 2017, equations 2-10, as SpCL (NeurIPS 2020) and its successors cluster with it.
     """
+    max_distance = as_number(max_distance, "jaccard_distance", "max_distance")
     if not (math.isfinite(max_distance) and max_distance > 0):
         raise ValueError(f"jaccard_distance: max_distance must be positive and finite, got {max_distance}.")
     k2 = as_count(k2, "jaccard_distance", "k2")
@@ -79,7 +81,7 @@ def jaccard_distance(
     order = neighborhood_order(found.index)
     csr = expanded_sets(rows, order, renumbered(found, order), k1, k2, window, scale)
     lower = jaccard_rows(csr, transpose(*csr, len(rows)), max_distance, 0, len(rows))
-    return SparseDistance.unchecked(*mirror(*lower, order), len(rows), float(max_distance))
+    return SparseDistance.unchecked(*mirror(*lower, order), len(rows), max_distance)
 
 
 def _no_neighbors(rows: Tensor) -> Neighbors:

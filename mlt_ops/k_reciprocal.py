@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import as_count, as_features, as_neighbors
+from mlt_ops._arguments import as_count, check_is_tensor
+from mlt_ops._inputs import as_features, as_neighbors
 from mlt_ops._library import has_extension
 from mlt_ops._sparse import Csr, build_rows, fake_rows, require_kernels, row_pieces
 from mlt_ops.structures import Neighbors, SparseRows
@@ -138,6 +139,7 @@ def mutual_neighbors(index: Tensor, width: int) -> Tensor:
 def _as_scale(scale: Tensor | None, rows: Tensor) -> Tensor:
     if scale is None:
         return rows.new_ones(len(rows))
+    check_is_tensor(scale, "k_reciprocal: scale")
     if scale.shape != rows.shape[:1] or scale.device != rows.device or not scale.is_floating_point():
         raise ValueError(
             f"k_reciprocal: scale must be floating [{len(rows)}] on {rows.device}, "

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import DEFAULT_MEMORY, as_features, as_integer, full_precision, rows_per_chunk
+from mlt_ops._arguments import as_integer
+from mlt_ops._inputs import DEFAULT_MEMORY, as_features, full_precision, rows_per_chunk
 from mlt_ops._lloyd import Backend, Problem
 from mlt_ops._search import squared_norms
 from mlt_ops.structures import KMeansResult
 
+_CPU = torch.device("cpu")  # where random numbers are drawn, whatever the caller's default device
 _SEED_DIM = 512  # seeding passes K times over the rows; a random projection to so many keeps distances to about 6 %
 
 
@@ -59,7 +61,7 @@ def kmeans(
     num_clusters = as_integer(num_clusters, "kmeans", "num_clusters")
     _check(rows, [num_clusters], num_restarts, max_iter, backend, "kmeans")
     if init is None:
-        return _best_runs(rows, [num_clusters], [seed], num_restarts, max_iter, backend)[0]
+        return _best_runs(rows, [num_clusters], _generators(seed, 1, "kmeans"), num_restarts, max_iter, backend)[0]
     start = as_features(init, "kmeans", "init").to(rows.device)
     if start.shape != (num_clusters, rows.shape[1]):
         raise ValueError(f"kmeans: init must be {[num_clusters, rows.shape[1]]}, got {list(start.shape)}.")
@@ -98,12 +100,16 @@ def kmeans_mixture(
         ModuleNotFoundError: backend "faiss" without faiss.
     """
     rows = as_features(features, "kmeans_mixture")
-    num_clusters = [as_integer(number, "kmeans_mixture", "num_clusters") for number in num_clusters]
+    try:
+        numbers = list(num_clusters)
+    except TypeError:
+        raise TypeError(f"kmeans_mixture: num_clusters must be a sequence, got {num_clusters!r}.") from None
+    num_clusters = [as_integer(number, "kmeans_mixture", "num_clusters") for number in numbers]
     if not num_clusters:
         raise ValueError(f"kmeans_mixture: wanted at least one number of clusters, got {num_clusters}.")
     _check(rows, num_clusters, num_restarts, max_iter, backend, "kmeans_mixture")
-    seeds = [seed + group for group in range(len(num_clusters))]
-    return _best_runs(rows, num_clusters, seeds, num_restarts, max_iter, backend)
+    generators = _generators(seed, len(num_clusters), "kmeans_mixture")
+    return _best_runs(rows, num_clusters, generators, num_restarts, max_iter, backend)
 
 
 def kmeans_plus_plus(features: Tensor, num_clusters: int, *, seed: int = 0) -> Tensor:
@@ -131,7 +137,13 @@ def kmeans_plus_plus(features: Tensor, num_clusters: int, *, seed: int = 0) -> T
     num_clusters = as_integer(num_clusters, "kmeans_plus_plus", "num_clusters")
     _check_num_clusters(rows, num_clusters, "kmeans_plus_plus")
     with full_precision(rows.device):
-        return _seed(rows - rows.mean(dim=0), [num_clusters], [torch.Generator().manual_seed(seed)])[0]
+        return _seed(rows - rows.mean(dim=0), [num_clusters], _generators(seed, 1, "kmeans_plus_plus"))[0]
+
+
+def _generators(seed: int, number: int, op: str) -> list[torch.Generator]:
+    """Of a seed and those after it; 64 bits of them count, as for PyTorch."""
+    first = as_integer(seed, op, "seed", bits=64)
+    return [torch.Generator(_CPU).manual_seed((first + i) % 2**64) for i in range(number)]
 
 
 def _check_num_clusters(rows: Tensor, num_clusters: int, op: str) -> None:
@@ -153,14 +165,18 @@ def _check(
 
 
 def _best_runs(
-    rows: Tensor, num_clusters: Sequence[int], seeds: Sequence[int], num_restarts: int, max_iter: int, backend: Backend
+    rows: Tensor,
+    num_clusters: Sequence[int],
+    generators: Sequence[torch.Generator],
+    num_restarts: int,
+    max_iter: int,
+    backend: Backend,
 ) -> list[KMeansResult]:
     """For each number of clusters the run of least inertia."""
     side_by_side = max(DEFAULT_MEMORY // (12 * max(num_clusters) * max(rows.shape[1], 1)), 1)
     with full_precision(rows.device):
         problem = Problem.of(rows)
         each = [number for number in num_clusters for _ in range(num_restarts)]
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         chosen = _seed(problem.centred, each, [generator for generator in generators for _ in range(num_restarts)])
         runs: list[KMeansResult] = []
         for begin in range(0, len(chosen), side_by_side):
@@ -176,7 +192,8 @@ def _seed(rows: Tensor, num_clusters: Sequence[int], generators: Sequence[torch.
     All random numbers are drawn beforehand, so that a GPU is never waited for; run r draws from generators[r].
     """
     if rows.shape[1] > 2 * _SEED_DIM:
-        projection = torch.randn(rows.shape[1], _SEED_DIM, generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator(_CPU).manual_seed(0)
+        projection = torch.randn(rows.shape[1], _SEED_DIM, generator=generator, device=_CPU)
         chunk = rows_per_chunk(4 * _SEED_DIM, None, "kmeans", projection.numel(), rows.device)
         projection = projection.to(rows.device)
         rows = torch.cat([part @ projection for part in rows.split(chunk)])
@@ -194,15 +211,15 @@ def _seed(rows: Tensor, num_clusters: Sequence[int], generators: Sequence[torch.
 
 def _draw(num_rows: int, num_clusters: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """One run's first row [1], and the trials [K, T] for each of its rows as shares of the mass (the first unused)."""
-    first = torch.randint(num_rows, (1,), generator=generator)
+    first = torch.randint(num_rows, (1,), generator=generator, device=_CPU)
     trials = 2 + int(math.log(num_clusters))
-    return first, torch.rand(num_clusters, trials, generator=generator, dtype=torch.float64)
+    return first, torch.rand(num_clusters, trials, generator=generator, dtype=torch.float64, device=_CPU)
 
 
 def _padded(trials: list[Tensor]) -> Tensor:
     """[K, R, T] of R runs with up to K rows and T trials; a trial that is missing repeats the run's first."""
     rows, width = max(len(run) for run in trials), max(run.shape[1] for run in trials)
-    out = torch.zeros(rows, len(trials), width, dtype=torch.float64)
+    out = torch.zeros(rows, len(trials), width, dtype=torch.float64, device=_CPU)
     for column, run in zip(out.unbind(1), trials, strict=True):
         column[: len(run)] = run[:, :1]
         column[: len(run), : run.shape[1]] = run

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
+from mlt_ops._arguments import as_integer
 from mlt_ops._inputs import (
     as_features,
-    as_integer,
     full_precision,
     memory_budget,
     products_per_call,
@@ -79,7 +79,7 @@ def knn(
         from mlt_ops import _gather  # not every PyTorch has torch.distributed
 
         rows, targets, k = _gather.unless_one_fails(
-            "knn", lambda: _checked(features, queries, k, backend), features.device, group
+            "knn", lambda: _checked(features, queries, k, backend), _gather.device_of(features), group
         )
         contents = _gather.fingerprint(rows)
         asked = contents if targets is rows else _gather.fingerprint(targets)
@@ -212,16 +212,10 @@ class _Search:
             candidates: [Q, C] int32 rows.
             spread: [Q] the distances are at most this much above their bounds.
         """
-        limit, farthest = bounds.max(dim=1, keepdim=True)
         reach = bounds.kthvalue(self.k, dim=1, keepdim=True).values + spread.unsqueeze(1)  # k rows are not farther
-        if self.own is not None:
-            # The row itself must be there. It is missing only where all bounds are below its own, so at most 0; then
-            # it takes the place of the farthest, with whose bound it is within reach too.
-            own = self.own[part].unsqueeze(1)
-            missing = (candidates != own).all(dim=1, keepdim=True)
-            candidates.scatter_(1, farthest, torch.where(missing, own, candidates.gather(1, farthest)))
         self._choose(part, bounds, candidates, reach)
-        return limit.squeeze(1)
+        # A row that is not among its own candidates is doubtful: all bounds are at most its own, and so at most 0.
+        return bounds.amax(dim=1)
 
     def settle_again(self, which: Tensor) -> None:
         """Choose among all rows whose bound is not above the k-th distance found so far."""

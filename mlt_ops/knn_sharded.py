@@ -9,7 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mlt_ops import _gather
-from mlt_ops._inputs import as_features, as_integer
+from mlt_ops._arguments import as_integer
+from mlt_ops._inputs import as_features
 from mlt_ops.knn import rows_searched_again, unchecked_knn
 from mlt_ops.structures import MAX_ROWS, Neighbors
 
@@ -75,9 +76,9 @@ def _agree(features: Tensor, k: int, group: dist.ProcessGroup) -> tuple[Tensor, 
     try:
         rows, k = as_features(features, "knn_sharded"), as_integer(k, "knn_sharded", "k")
     except (TypeError, ValueError):
-        _gather.gather_numbers([-1, -1, -1], features.device, group)
+        _gather.gather_numbers([-1, -1, -1], _gather.device_of(features), group)
         raise
-    everyone = _gather.gather_numbers([len(rows), rows.shape[1], k], features.device, group)
+    everyone = _gather.gather_numbers([len(rows), rows.shape[1], k], _gather.device_of(features), group)
     sizes = [int(size) for size, _, _ in everyone]
     if min(sizes) < 0:
         raise ValueError(f"knn_sharded: process {sizes.index(-1)} was refused; its own error says why.")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mlt_ops._inputs import as_count, as_features, as_neighbors, full_precision, rows_per_chunk
+from mlt_ops._arguments import as_count, as_number
+from mlt_ops._inputs import as_features, as_neighbors, full_precision, rows_per_chunk
 from mlt_ops._search import Centred, product_distances
 from mlt_ops._sparse import require_kernels, transpose
 from mlt_ops.jaccard import expanded_sets, jaccard_rows
@@ -84,6 +85,7 @@ def rerank_in_pieces(
     """
     k2 = as_count(k2, "rerank", "k2")
     width = neighbors_needed(k1, k2, "reranking", "rerank")
+    lambda_value = as_number(lambda_value, "rerank", "lambda_value")
     if not 0 <= lambda_value <= 1:
         raise ValueError(f"rerank: lambda_value must be between 0 and 1, got {lambda_value}.")
     queries, items = as_features(query, "rerank", "query"), as_features(gallery, "rerank", "gallery")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mlt_ops._arguments import as_integer, check_is_tensor
 from mlt_ops._inputs import ELEMENTS_PER_CALL, as_features
 from mlt_ops._library import has_cuda, has_extension
 
@@ -29,11 +30,13 @@ def segment_mean(features: Tensor, labels: Tensor, num_segments: int) -> tuple[T
         ValueError: malformed or non-finite inputs, labels out of range.
     """
     rows = as_features(features, "segment_mean")
+    check_is_tensor(labels, "segment_mean: labels")
     if labels.shape != rows.shape[:1] or labels.dtype != torch.int64 or labels.device != rows.device:
         raise ValueError(
             f"segment_mean: labels must be int64 [{len(rows)}] on {rows.device}, "
             f"got {labels.dtype} {list(labels.shape)} on {labels.device}."
         )
+    num_segments = as_integer(num_segments, "segment_mean", "num_segments")
     if num_segments < 0:
         raise ValueError(f"segment_mean: num_segments must not be negative, got {num_segments}.")
     if len(labels) and (int(labels.min()) < -1 or int(labels.max()) >= num_segments):

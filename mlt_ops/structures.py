@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mlt_ops._arguments import as_integer, as_number, check_is_tensor
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
@@ -79,7 +81,9 @@ class SparseRows:
     num_cols: int
 
     def __post_init__(self) -> None:
-        _check_csr(type(self).__name__, self)
+        name = type(self).__name__
+        object.__setattr__(self, "num_cols", as_integer(self.num_cols, name, "num_cols"))
+        _check_csr(name, self)
         object.__setattr__(self, "col", self.col.int())
         for name in ("rowptr", "col", "value"):
             object.__setattr__(self, name, getattr(self, name).detach().contiguous())
@@ -160,9 +164,10 @@ class SparseDistance(SparseRows):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "max_distance", as_number(self.max_distance, "SparseDistance", "max_distance"))
         if self.num_rows != self.num_cols:
             raise ValueError(f"SparseDistance: must be square, got {self.num_rows} rows and {self.num_cols} columns.")
-        if self.nnz and not 0 <= self.value.min() <= self.value.max() <= torch.tensor(self.max_distance):
+        if self.nnz and not 0 <= self.value.min() <= self.value.max() <= self.value.new_tensor(self.max_distance):
             raise ValueError(
                 f"SparseDistance: value must be between 0 and max_distance={self.max_distance}, "
                 f"got {float(self.value.min())} to {float(self.value.max())}."
@@ -223,6 +228,7 @@ def check_columns(name: str, rowptr: Tensor, col: Tensor, num_cols: int, device:
 
 
 def _check_csr(name: str, rows: SparseRows) -> None:
+    check_is_tensor(rows.value, f"{name}: value")
     _check_field(name, "value", rows.value, (torch.float32,), rows.value.device)
     _check_field(name, "col", rows.col, _INTEGERS, rows.value.device)
     if len(rows.col) != len(rows.value):
@@ -233,6 +239,7 @@ def _check_csr(name: str, rows: SparseRows) -> None:
 
 
 def _check_field(name: str, field: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], device: torch.device) -> None:
+    check_is_tensor(tensor, f"{name}: {field}")
     if tensor.dim() != 1 or tensor.dtype not in dtypes or tensor.device != device:
         raise ValueError(
             f"{name}: {field} must be 1-D {dtypes[0]} on {device}, "

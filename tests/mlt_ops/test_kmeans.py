@@ -101,6 +101,18 @@ def test_an_empty_cluster_takes_the_farthest_row(device: torch.device, unit: flo
     assert result.labels.tolist()[3] == 2
 
 
+@pytest.mark.parametrize("unit", [1.0, 2.0**-75])
+@pytest.mark.parametrize("backend", ["torch", "faiss"])
+def test_no_cluster_is_empty_where_rows_are_nearer_than_products_tell(backend: Any, unit: float) -> None:
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    crowd = 1 + 2.0**-22 * torch.arange(30.0)[:, None]  # products of rows that far from 0 end 2^-17 apart
+    features = unit * torch.cat([crowd, -crowd])
+    assert mlt_ops.kmeans(features, 60, backend=backend).labels.unique().numel() == 60
+    for found, number in zip(mlt_ops.kmeans_mixture(features, [40, 7], backend=backend), [40, 7]):
+        assert found.labels.unique().numel() == number
+
+
 def test_filling_an_empty_cluster_does_not_empty_another(device: torch.device) -> None:
     features = torch.tensor([[0.0], [1.0], [50.0]], device=device)
     init = torch.tensor([[0.5], [40.0], [1000.0]], device=device)  # the farthest row is alone in its cluster
@@ -115,6 +127,17 @@ def test_seeds_repeat_and_differ(device: torch.device) -> None:
     assert torch.equal(first.labels, again.labels)
     assert torch.equal(first.centroids, again.centroids)
     assert not torch.equal(first.labels, mlt_ops.kmeans(features, 20, seed=4).labels)
+
+
+def test_any_whole_number_is_a_seed() -> None:
+    features = blobs(60, 4, 9)
+    for seed, same in ((np.int64(3), 3), (np.uint8(255), 255), (torch.tensor(3), 3), (-1, 2**64 - 1)):
+        assert torch.equal(mlt_ops.kmeans(features, 9, seed=seed).labels, mlt_ops.kmeans(features, 9, seed=same).labels)
+        chosen = mlt_ops.kmeans_plus_plus(features, 9, seed=seed)  # type: ignore[arg-type]
+        assert torch.equal(chosen, mlt_ops.kmeans_plus_plus(features, 9, seed=same))
+    last, first = mlt_ops.kmeans_mixture(features, [9, 9], seed=2**64 - 1)
+    assert torch.equal(last.labels, mlt_ops.kmeans(features, 9, seed=-1).labels)
+    assert torch.equal(first.labels, mlt_ops.kmeans(features, 9, seed=0).labels)
 
 
 def test_the_global_generator_is_left_alone() -> None:
@@ -238,7 +261,7 @@ def test_one_product_serves_the_runs_that_have_not_settled(monkeypatch: pytest.M
     features, counts = blobs(300, 6, 12), (3, 40, 150)
     lloyd, runs = sys.modules["mlt_ops._lloyd"], []
     assign = lloyd._assign
-    monkeypatch.setattr(lloyd, "_assign", lambda x, n, starts, b: runs.append(len(starts)) or assign(x, n, starts, b))
+    monkeypatch.setattr(lloyd, "_assign", lambda x, starts, b: runs.append(len(starts)) or assign(x, starts, b))
     products = []
     for group, number in enumerate(counts):
         mlt_ops.kmeans(features, number, seed=group)

@@ -177,6 +177,18 @@ def test_tiles_give_what_an_exhaustive_search_gives(
     assert_equals_reference(found[2], features[5:], k, features)
 
 
+def test_each_query_has_its_own_rounding_error(device: torch.device) -> None:
+    """Candidates that bounds rule out are not measured; where all rows are candidates, no second search follows."""
+    features, k = (3e-7 * clustered(20, 32)).to(device), 5
+    queries = torch.cat([features, 3 * clustered(20, 32, seed=1).to(device)])  # at last such that see all rows alike
+    for max_memory in (96 * 20, None):
+        found = mlt_ops.knn(features, k, queries=queries, max_memory=max_memory)
+        pairs = torch.arange(40 * 20, dtype=torch.int32, device=device)
+        dense = _search.measure(queries, features, pairs // 20, pairs % 20).view(40, 20)
+        index = dense.argsort(dim=1, stable=True)[:, :k]
+        assert_same_bits(found, mlt_ops.Neighbors(dense.gather(1, index), index))
+
+
 @pytest.mark.parametrize(("backend", "most"), [("torch", 1), ("half", 5)])
 def test_one_far_row_does_not_make_the_others_doubtful(device: torch.device, backend: Any, most: int) -> None:
     features = clustered(200, 32)
@@ -198,6 +210,18 @@ def test_bounds_hold(device: torch.device) -> None:
             assert (bounds <= exact).all()
             assert (bounds + rows.spread + rows.spread[:, None] >= exact).all()
             assert (bounds >= exact - 2.5 * error * 2 * centred.norms.max()).all()
+
+
+@pytest.mark.parametrize("scale", [0.0, 2.0**-75, 1.0])
+def test_bounds_of_faiss_hold(scale: float) -> None:
+    pytest.importorskip("faiss")
+    features = scale * clustered(60, 32)
+    features[17] *= 1000  # the errors of a pair are those of its larger row
+    centred, found = _search.Centred.of(features, features.mean(dim=0)), exhaustive(features, 60)
+    exact = torch.empty_like(found.distance).scatter_(1, found.index, found.distance)
+    bounds, index = _search.propose_by_faiss(centred, centred, 60, 7)
+    assert (bounds < exact.gather(1, index.long())).all()  # also where all squares underflow
+    assert (bounds + centred.spread[:, None] + centred.spread.max() >= exact.gather(1, index.long())).all()
 
 
 def test_float16_shows_in_the_bounds_alone(device: torch.device) -> None:
@@ -270,6 +294,9 @@ def search_in_group(rank: int, folder: str) -> None:
     wrong = (RuntimeError, ValueError)[rank], ("failed on process 1 of the group", "k must be between 1 and")[rank]
     with pytest.raises(wrong[0], match=f"knn: {wrong[1]}"):
         mlt_ops.knn(rows, 3 + 20 * rank, group=dist.group.WORLD)
+    refused_by = (RuntimeError, TypeError)[rank], ("failed on process 1", "must be a torch.Tensor, got list")[rank]
+    with pytest.raises(refused_by[0], match=refused_by[1]):
+        mlt_ops.knn((rows, rows.tolist())[rank], 3, group=dist.group.WORLD)
     with pytest.MonkeyPatch.context() as patch:
         if rank == 1:
             patch.setattr(sys.modules["mlt_ops.knn"], "unchecked_knn", out_of_memory)

@@ -63,8 +63,10 @@ def search(rank: int, folder: str) -> None:
         with pytest.raises(ValueError, match=f"knn_sharded: .*({message})"):
             knn_sharded(rows, k)  # type: ignore[arg-type]
     rows = clustered(20, 4)
-    with pytest.raises(TypeError if rank == 1 else ValueError, match=r"got ndarray|process 1 was refused"):
-        knn_sharded(rows.numpy() if rank == 1 else rows, 3)  # type: ignore[arg-type]
+    for wrong in (rows.numpy(), rows.tolist(), rows.to("meta")):
+        refused_by = (TypeError, ValueError) if rank == 1 else ValueError
+        with pytest.raises(refused_by, match=r"got ndarray|got list|got meta|process 1 was refused"):
+            knn_sharded(wrong if rank == 1 else rows, 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_memory"):
         mlt_ops.knn_sharded(
             clustered(1 + 50 * rank, 4), 1, group=dist.group.WORLD, max_memory=96 * 100
