@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mlt.modeling import pixels
 from mlt.modeling.pixels import normalize_pixels
 
 MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
@@ -24,3 +25,11 @@ def test_the_bits_are_those_of_the_formula(
     assert out.dtype == torch.float32
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(images, kept)
+
+
+@pytest.mark.parametrize("at_once", [1, 2 * 3 * 16 * 8, 10**9])
+def test_some_images_at_a_time(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setitem(pixels._NUMBERS_AT_ONCE, "cpu", at_once)
+    for count in (0, 1, 5):
+        images = torch.randint(0, 256, (count, 3, 16, 8), dtype=torch.uint8)
+        assert torch.equal(normalize_pixels(images, MEAN, STD), (images.float() - MEAN) / STD)
