@@ -240,7 +240,7 @@ def main() -> None:
     """Measure, print, and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=at_least(1), nargs="+", default=[12936])
-    parser.add_argument("--dim", type=at_least(128), default=2048)
+    parser.add_argument("--dim", type=at_least(LATENT), default=2048)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", type=float, default=NOISE, help="of the features; less where the search misses rows")
     parser.add_argument("--repeats", type=at_least(1), default=5, help="the fastest counts")

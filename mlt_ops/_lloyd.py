@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -135,13 +135,16 @@ def _fill(labels: Tensor, distance: Tensor, count: list[int]) -> None:
 
 def _distance_to_own(rows: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
     """[N] float64, by differences: products could not tell rows that are almost equal, and squares underflow."""
-    chunk = rows_per_chunk(8 * rows.shape[1], None, "kmeans")
-    parts = zip(rows.split(chunk), labels.split(chunk))
-    return torch.cat([torch.linalg.vector_norm(x - centroids[y], dim=1, dtype=torch.float64) for x, y in parts])
+    parts = _differences(rows, labels, centroids)
+    return torch.cat([torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in parts])
 
 
 def _inertia(rows: Tensor, labels: Tensor, centroids: Tensor) -> float:
     """Sum of squared distances to the own centroid, by differences."""
+    return sum(float(part.square_().sum(dtype=torch.float64)) for part in _differences(rows, labels, centroids))
+
+
+def _differences(rows: Tensor, labels: Tensor, centroids: Tensor) -> Iterator[Tensor]:
+    """Rows less their own centroids, some rows at a time."""
     chunk = rows_per_chunk(8 * rows.shape[1], None, "kmeans")
-    parts = zip(rows.split(chunk), labels.split(chunk))
-    return sum(float((x - centroids[y]).square_().sum(dtype=torch.float64)) for x, y in parts)
+    return (part - centroids[own] for part, own in zip(rows.split(chunk), labels.split(chunk)))

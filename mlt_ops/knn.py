@@ -139,12 +139,11 @@ def unchecked_knn(
     chunk_again = rows_searched_again(num_rows, dim, max_memory, device)
     with full_precision(device):
         search = _Search(rows, targets, share, k)
+        goals, space = search.in_half() if backend == "half" else (search.goals, search.space)
         if backend == "faiss":
-            goals, space = search.goals, search.space
             targets_per_call = rows_per_chunk(12 * width, max_memory, "knn", num_rows * dim, device)
             bounds, candidates = propose_by_faiss(goals, space, width, targets_per_call)
         else:
-            goals, space = search.in_half() if backend == "half" else (search.goals, search.space)
             bounds, candidates = propose(goals, space, width, side)
         spread = goals.spread + space.spread.max()
         del goals, space
