@@ -14,15 +14,33 @@ from mlt_ops._search import parts_of
 R = TypeVar("R")
 
 
-def device_of(features: object) -> torch.device:
-    """Where the group's backend takes tensors: that of the features; the CPU if they are to be refused.
+def device_of(features: object, group: dist.ProcessGroup) -> torch.device:
+    """Where the group's backend takes numbers: with NCCL this process's GPU, else where the features are.
 
     Args:
         features: what this process was called with, right or wrong.
+        group: the processes.
     """
+    if dist.get_backend(group) == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
     if isinstance(features, Tensor) and features.device.type in ("cpu", "cuda"):
         return features.device
     return torch.device("cpu")
+
+
+def check_on_device(op: str, rows: Tensor, group: dist.ProcessGroup) -> None:
+    """Refuse rows that the group's backend cannot pass on.
+
+    Args:
+        op: the operator, for the message.
+        rows: the features.
+        group: the processes.
+
+    Raises:
+        ValueError: rows of the CPU in a group of NCCL.
+    """
+    if dist.get_backend(group) == "nccl" and not rows.is_cuda:
+        raise ValueError(f"{op}: features must be on a GPU, since the group is of NCCL, got {rows.device}.")
 
 
 def share_of_rank(num_rows: int, group: dist.ProcessGroup) -> slice:

@@ -157,7 +157,7 @@ class _Precision:
     def acquire(self) -> None:
         with self.lock:
             if self.users == 0:
-                self.before = [getattr(place, name) for place, name, _ in self.wanted]
+                self.before = [_setting(place, name) for place, name, _ in self.wanted]
                 for place, name, value in self.wanted:
                     setattr(place, name, value)
             self.users += 1
@@ -168,6 +168,13 @@ class _Precision:
             if self.users == 0:
                 for (place, name, _), value in zip(self.wanted, self.before):
                     setattr(place, name, value)
+
+
+def _setting(place: Any, name: str) -> Any:
+    """A setting's value. One that follows the setting of all PyTorch shows that one's, and shall go on to follow it."""
+    value = getattr(place, name)
+    inherited = name == "fp32_precision" and value == torch.backends.fp32_precision  # type: ignore[attr-defined]
+    return "none" if inherited else value
 
 
 _precision = _Precision()

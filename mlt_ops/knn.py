@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Backend = Literal["auto", "torch", "half", "faiss"]
 _SPARE = 16  # candidates beyond k: more of them take time, with fewer more rows must be searched again
+# On a GPU those have more first: bounds from float16 cannot tell frames of one video apart, and of rows that see all
+# others few fit into memory at a time. A CPU is faster without.
+_SPARE_AGAIN = {"cpu": 0, "cuda": 480}
 # Targets and rows of a tile at most. Of larger ones more is computed twice, on the diagonal; smaller ones leave the
 # CPU's matrix product less to do at a time, and would take a GPU longer to launch than to compute (reckoned).
 _TILE = {"cpu": 1024, "cuda": 4096}
@@ -45,9 +48,10 @@ def knn(
     Matrix products propose k + 16 candidates by lower bounds, that is distances less their largest rounding error.
     Those of them that can be among the k nearest are measured as sums of squared differences in a fixed order of
     addition; a row whose k-th is not nearer than every bound left out is doubtful and searched again among all rows
-    that its bounds admit. So equal rows are at distance 0 exactly, d(a, b) is d(b, a), ties are true ties, and the
-    result depends on neither `backend`, `max_memory`, `group` nor the number of threads; CPU and (not yet run on a GPU)
-    CUDA give the same bits. Time O(Q N D), half of it if `queries` is None, since each product then serves two rows.
+    that its bounds admit, on a GPU among k + 480 first. So equal rows are at distance 0 exactly, d(a, b) is d(b, a),
+    ties are true ties, and the result depends on neither `backend`, `max_memory`, `group` nor the number of threads;
+    CPU and (not yet run on a GPU) CUDA give the same bits. Time O(Q N D), half of it if `queries` is None, since each
+    product then serves two rows.
 
     Args:
         features: [N, D] rows to search, any floating dtype; computed in float32. Pass unit rows for d^2 = 2 - 2 cos.
@@ -78,9 +82,12 @@ def knn(
     else:
         from mlt_ops import _gather  # not every PyTorch has torch.distributed
 
-        rows, targets, k = _gather.unless_one_fails(
-            "knn", lambda: _checked(features, queries, k, backend), _gather.device_of(features), group
-        )
+        def check() -> tuple[Tensor, Tensor, int]:
+            checked = _checked(features, queries, k, backend)
+            _gather.check_on_device("knn", checked[0], group)
+            return checked
+
+        rows, targets, k = _gather.unless_one_fails("knn", check, _gather.device_of(features, group), group)
         contents = _gather.fingerprint(rows)
         asked = contents if targets is rows else _gather.fingerprint(targets)
         numbers = [*rows.shape, *targets.shape, k, contents, asked]
@@ -145,18 +152,16 @@ def unchecked_knn(
             bounds, candidates = propose_by_faiss(goals, space, width, targets_per_call)
         else:
             bounds, candidates = propose(goals, space, width, side)
-        spread = goals.spread + space.spread.max()
+        again = search.settle_all(bounds, candidates, goals.spread + space.spread.max(), chunk)
+        num_doubtful, wide = len(again), k + _SPARE_AGAIN[device.type]
+        del bounds, candidates
+        if num_doubtful and width < wide <= num_rows // 2:  # else all rows are hardly more
+            chunk = rows_per_chunk(104 * wide, max_memory, "knn", 16 * wide * dim, device)
+            again = torch.cat([search.settle_some(some, goals, space, wide, side) for some in again.split(chunk)])
         del goals, space
-        doubtful = [torch.zeros(0, dtype=torch.int64, device=rows.device)]
-        for start in range(0, len(candidates), chunk):
-            part = slice(start, start + chunk)
-            limit = search.settle(part, bounds[part], candidates[part], spread[part])
-            if width < num_rows:
-                doubtful.append((search.distance[part, -1] >= limit).nonzero().squeeze(1) + start)
-        again = torch.cat(doubtful)
         for start in range(0, len(again), chunk_again):
             search.settle_again(again[start : start + chunk_again])
-    return Neighbors(search.distance, search.index), len(again)
+    return Neighbors(search.distance, search.index), num_doubtful
 
 
 def rows_searched_again(num_rows: int, dim: int, max_memory: int | None, device: torch.device) -> int:
@@ -198,12 +203,42 @@ class _Search:
 
     def in_half(self) -> tuple[Centred, Centred]:
         """Targets and rows in float16; one object if they are one."""
+        if self.goals is self.space:
+            return 2 * (self.space.half(half_unit(self.space.base)),)
         unit = half_unit(self.space.base, self.goals.base)
-        space = self.space.half(unit)
-        return space if self.goals is self.space else self.goals.half(unit), space
+        return self.goals.half(unit), self.space.half(unit)
 
-    def settle(self, part: slice, bounds: Tensor, candidates: Tensor, spread: Tensor) -> Tensor:
-        """Choose among equally many candidates; returns a bound [Q] that no other row is nearer than.
+    def settle_all(self, bounds: Tensor, candidates: Tensor, spread: Tensor, chunk: int) -> Tensor:
+        """Choose for all targets, some at a time; returns the doubtful ones.
+
+        Args:
+            bounds: [Q, C], see `_settle`.
+            candidates: [Q, C]
+            spread: [Q]
+            chunk: targets at a time.
+        """
+        doubtful = [torch.zeros(0, dtype=torch.int64, device=bounds.device)]
+        for start in range(0, len(bounds), chunk):
+            some = slice(start, start + chunk)
+            doubtful.append(self._settle(some, bounds[some], candidates[some], spread[some]) + start)
+        return torch.cat(doubtful)
+
+    def settle_some(self, which: Tensor, goals: Centred, space: Centred, width: int, side: int) -> Tensor:
+        """Choose for some targets among more candidates; returns the doubtful ones.
+
+        Args:
+            which: of the targets.
+            goals: all targets.
+            space: the rows.
+            width: candidates of each.
+            side: see `propose`.
+        """
+        goals = goals.part(which)
+        bounds, candidates = propose(goals, space, width, side)
+        return which[self._settle(which, bounds, candidates, goals.spread + space.spread.max())]
+
+    def _settle(self, part: slice | Tensor, bounds: Tensor, candidates: Tensor, spread: Tensor) -> Tensor:
+        """Choose among equally many candidates; returns the places within the part of those who leave a doubt.
 
         Args:
             part: Q targets.
@@ -213,8 +248,11 @@ class _Search:
         """
         reach = bounds.kthvalue(self.k, dim=1, keepdim=True).values + spread.unsqueeze(1)  # k rows are not farther
         self._choose(part, bounds, candidates, reach)
-        # A row that is not among its own candidates is doubtful: all bounds are at most its own, and so at most 0.
-        return bounds.amax(dim=1)
+        if bounds.shape[1] == len(self.rows):
+            return torch.zeros(0, dtype=torch.int64, device=bounds.device)
+        # No other row is nearer than the largest bound. A row that is not among its own candidates leaves a doubt: all
+        # bounds are at most its own, and so at most 0.
+        return (self.distance[part, -1] >= bounds.amax(dim=1)).nonzero().squeeze(1)
 
     def settle_again(self, which: Tensor) -> None:
         """Choose among all rows whose bound is not above the k-th distance found so far."""

@@ -75,10 +75,11 @@ def _agree(features: Tensor, k: int, group: dist.ProcessGroup) -> tuple[Tensor, 
     """This process's rows, k, and every process's number of rows; an error on one process is one on all."""
     try:
         rows, k = as_features(features, "knn_sharded"), as_integer(k, "knn_sharded", "k")
+        _gather.check_on_device("knn_sharded", rows, group)
     except (TypeError, ValueError):
-        _gather.gather_numbers([-1, -1, -1], _gather.device_of(features), group)
+        _gather.gather_numbers([-1, -1, -1], _gather.device_of(features, group), group)
         raise
-    everyone = _gather.gather_numbers([len(rows), rows.shape[1], k], _gather.device_of(features), group)
+    everyone = _gather.gather_numbers([len(rows), rows.shape[1], k], _gather.device_of(features, group), group)
     sizes = [int(size) for size, _, _ in everyone]
     if min(sizes) < 0:
         raise ValueError(f"knn_sharded: process {sizes.index(-1)} was refused; its own error says why.")

@@ -115,11 +115,11 @@ def test_the_number_of_threads_does_not_change_the_result() -> None:
         assert_same_bits(other, found[0])
 
 
-def near_duplicates(num_rows: int, dim: int) -> Tensor:
+def near_duplicates(num_rows: int, dim: int, crowds: int = 3) -> Tensor:
     """Crowds of rows within 1e-6 of one another, far closer than products of their float32 rows can tell."""
     generator = torch.Generator().manual_seed(3)
-    centres = torch.nn.functional.normalize(torch.randn(3, dim, generator=generator))
-    rows = centres[torch.randint(3, (num_rows,), generator=generator)]
+    centres = torch.nn.functional.normalize(torch.randn(crowds, dim, generator=generator))
+    rows = centres[torch.randint(crowds, (num_rows,), generator=generator)]
     return rows + 1e-6 / dim**0.5 * torch.randn(num_rows, dim, generator=generator)
 
 
@@ -161,6 +161,23 @@ def test_candidates_alone_would_be_wrong_for_near_duplicates(
     features = near_duplicates(300, 256).to(device)
     monkeypatch.setattr(mlt_ops.knn.__globals__["_Search"], "settle_again", lambda self, which: None)
     assert not torch.equal(mlt_ops.knn(features, 10).index, exhaustive(features, 10).index)
+
+
+@pytest.mark.parametrize("backend", ["torch", "half"])
+def test_more_candidates_settle_what_is_left_of_the_doubt(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, backend: Any
+) -> None:
+    """Ten crowds of 30 rows: 8 + 16 candidates leave a doubt, 8 + 40 do not. A crowd of 100 needs all rows."""
+    module = mlt_ops.knn.__globals__
+    features, crowd = near_duplicates(300, 256, crowds=10).to(device), near_duplicates(300, 256).to(device)
+    monkeypatch.setitem(module["_SPARE_AGAIN"], device.type, 40)
+    assert_same_bits(mlt_ops.knn(crowd, 8, backend=backend), exhaustive(crowd, 8))
+    monkeypatch.setattr(module["_Search"], "settle_again", lambda self, which: pytest.fail(f"all rows for {which}"))
+    for max_memory in (96 * 300 * 7, None):
+        stats: dict[str, int] = {}
+        found = mlt_ops.knn(features, 8, backend=backend, max_memory=max_memory, stats=stats)
+        assert_same_bits(found, exhaustive(features, 8))
+        assert stats["doubtful"] > 200
 
 
 @pytest.mark.parametrize("num_rows", [40, 700])
@@ -402,6 +419,20 @@ def test_precision_is_restored_by_the_last_of_several_threads() -> None:
         assert settings.fp32_precision == medium
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_a_precision_that_follows_the_general_one_goes_on_to_do_so() -> None:
+    everything, product = torch.backends, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = everything.fp32_precision, product.fp32_precision
+    try:
+        product.fp32_precision = "none"
+        for general in ("tf32", "ieee"):
+            everything.fp32_precision = general
+            assert product.fp32_precision == general
+            mlt_ops.knn(clustered(40, 16), 5)
+            assert product.fp32_precision == general
+    finally:
+        everything.fp32_precision, product.fp32_precision = before
 
 
 def test_layout_and_gradients_do_not_matter(device: torch.device) -> None:

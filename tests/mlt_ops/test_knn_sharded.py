@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import mlt_ops
+from mlt_ops import _gather
 from tests.mlt_ops.test_knn import assert_same_bits, clustered, near_duplicates, out_of_memory
 
 WORLD = 3
@@ -95,3 +96,14 @@ def test_each_process_finds_its_part_of_the_whole(tmp_path: Path) -> None:
         assert_same_bits(together, mlt_ops.knn(rows, k))
         assert len({int(part[2]) for part in parts}) == 1
     assert int(found[0]["near duplicates"][2]) > 0
+
+
+def test_a_group_of_nccl_takes_tensors_of_the_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a process that is refused: the others would wait for its numbers."""
+    group = object()
+    monkeypatch.setattr(dist, "get_backend", lambda asked: {group: "nccl"}[asked])
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    for features in (torch.ones(4, 2), [[1.0]], None):
+        assert _gather.device_of(features, group) == torch.device("cuda", 1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="knn: features must be on a GPU, since the group is of NCCL, got cpu"):
+        _gather.check_on_device("knn", torch.ones(4, 2), group)  # type: ignore[arg-type]

@@ -138,8 +138,8 @@ class _Kernel:
         return (before / self.rows - 1).abs_()
 
     def _moderate(self, factors: Tensor) -> bool:
-        low, high = factors.aminmax()
-        return float(low) > 1 / MODERATE and float(high) < MODERATE
+        low, high = torch.stack(factors.aminmax()).tolist()  # one wait for a GPU
+        return bool(low > 1 / MODERATE and high < MODERATE)
 
     def _absorb(self) -> Tensor:
         """The same iteration in the log domain, after which A holds the whole scaling."""
