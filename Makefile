@@ -72,12 +72,13 @@ gpu-check:
 	$(PYTHON) benchmarks/bench_ops.py --device cuda --sizes 12936 200000 1000000 --search-size 1000000 \
 		--json "benchmarks/results/$(GPU).json"
 
-# There, after gpu-check: training, images and evaluation at the sizes of DukeMTMC-reID and Market-1501; needs torchvision,
+# There, after gpu-check: the tests of the rest, then training, images and evaluation at the sizes of DukeMTMC-reID and Market-1501; needs torchvision,
 # yacs, Pillow, tabulate, tensorboard and tqdm in $(PYTHON), too. Without a GPU it says so.
 TRAINING := benchmarks/bench_train.py --device cuda --source 16522 --target 12936 --queries 3368 --gallery 15913 \
 	--steps 50 --workers 8
 
 gpu-bench:
+	$(PYTHON) -m pytest tests/mlt -m gpu -rs
 	$(PYTHON) $(TRAINING) --json "benchmarks/results/train-$(GPU).json"
 	$(PYTHON) $(TRAINING) --ways fast compiled --json "benchmarks/results/train-compiled-$(GPU).json"
 	$(PYTHON) benchmarks/bench_eval.py --device cuda --json "benchmarks/results/eval-$(GPU).json"
@@ -107,21 +108,21 @@ sanitize-memory:
 		$(abspath $(BIN))/python -m pytest tests/mlt_ops -q
 
 # The CUDA kernels' code on CPU threads, against the CPU kernels' bits: no GPU is needed, and none is replaced. Then the
-# tests of the operators with it, in a copy that goes the way of CUDA tensors in Python, too; tests of the CPU's own time
-# and memory left out.
+# tests of the operators with it, but for those of the CPU's own time and memory; and the tests for a GPU on a device that is
+# pretended, where Python goes the way of CUDA tensors (opcheck would compile for it).
 EMULATED := build/emulated
 
 emulate: install
 	$(BIN)/python -m pytest tests/emulate/check_emulator.py -q
 	EMULATE_SEEDS=6 $(BIN)/python -m pytest tests/emulate/test_kernels.py -q
 	EMULATE_MODE=races $(BIN)/python -m pytest tests/emulate/test_kernels.py -q
-	rm -rf $(EMULATED)
 	mkdir -p $(EMULATED)
-	cp -r pyproject.toml setup.py mlt_ops tests $(EMULATED)
-	sed -i -E 's/\bcol\.is_cuda\b/col.is_cpu/' $(EMULATED)/mlt_ops/_sparse.py
-	cd $(EMULATED) && PYTHONPATH=. $(abspath $(BIN))/python tests/emulate/build.py .
-	cd $(EMULATED) && PYTHONPATH=. EMULATE_LIBRARY=full_plain.so $(abspath $(BIN))/python -m pytest \
-		-p tests.emulate.on_cpu tests/mlt_ops -q -k "not ctrl_c and not never_hold and not thousands"
+	PYTHONPATH=. $(BIN)/python tests/emulate/build.py $(EMULATED)
+	EMULATE_LIBRARY=$(EMULATED)/full_plain.so $(BIN)/python -m pytest -p tests.emulate.on_cpu tests/mlt_ops -q \
+		-k "not ctrl_c and not never_hold and not thousands"
+	EMULATE_LIBRARY=$(EMULATED)/full_plain.so $(BIN)/python -m pytest -p tests.emulate.on_cpu -p tests.emulate.device \
+		tests/mlt_ops -q -m gpu -k "not opcheck"
+	$(BIN)/python -m pytest -p tests.emulate.device tests/mlt -q -m gpu
 
 # The same kernels under the address sanitizer: accesses beyond tensors, workspaces and shared memory.
 emulate-memory: install

@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from mlt.engine import trainer as module
-from mlt.engine.trainer import Trainer
+from mlt.engine.trainer import LOG_PERIOD, Trainer
 from mlt.utils.checkpoint import load_checkpoint
+from tests.emulate.device import Device
 from tests.mlt.engine.test_rounds import CONTRAST, MMT, ONE, SPCL
 
 BASELINE = ("MODEL.META_ARCHITECTURE", "Baseline", "MODEL.DSBN", False, "MODEL.HEADS.NAME", "EmbeddingHead")
-
-
-class Waits(TorchDispatchMode):
-    """Collects the operations whose result the CPU needs before it can go on: on a GPU it would have to wait."""
-
-    KNOWN = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "unique_dim", "repeat_interleave")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        masks = name.startswith("index") and any(
-            i is not None and i.dtype == torch.bool for a in args if isinstance(a, list | tuple) for i in a
-        )
-        if name in self.KNOWN or masks:
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
-
-
-def test_the_detector_of_waits_works() -> None:
-    numbers = torch.arange(4)
-    with Waits() as waits:
-        int(numbers.max())
-        bool(numbers.any())
-        numbers[numbers > 1]
-        numbers[numbers > 1] = 0
-        numbers[torch.tensor([1])] = 0
-    assert waits.found == ["_local_scalar_dense", "_local_scalar_dense", "index", "index_put_"]
 
 
 UNCERTAIN = (
@@ -74,16 +43,33 @@ def labelled(trainer: Trainer) -> Trainer:
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_a_step_waits_for_no_number(
-    trainer_of: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...]
-) -> None:
-    trainer = labelled(trainer_of(*options))
-    monkeypatch.setattr(module, "check_finite", lambda *_: None)  # at every step on the CPU, where it costs nothing
-    batch = next(trainer.epoch_batches(0, 0))
-    with Waits() as waits:
-        for _ in range(2):
+def test_a_step_waits_for_no_pretended_gpu(trainer_of: Callable[..., Trainer], options: tuple[object, ...]) -> None:
+    with Device() as device:
+        trainer = labelled(trainer_of("MODEL.DEVICE", "cuda", *options))
+        trainer.iter = 1  # between two checks for NaN
+        device.waits.clear()
+        for batch in trainer.epoch_batches(0, 0):
             trainer.run_step(batch)
-    assert waits.found == []
+        assert device.waits == []
+        trainer.iter = LOG_PERIOD
+        trainer.run_step(batch)
+        assert len(device.waits) > 0
+
+
+@pytest.mark.parametrize("keep_on", ["host", "device"])
+def test_a_run_on_a_pretended_gpu_is_one_on_the_cpu(trainer_of: Callable[..., Trainer], keep_on: str) -> None:
+    """To the bit, without groups of batch norm, which go side by side on a GPU."""
+    weights = []
+    for name, pretended in (("cpu", contextlib.nullcontext()), ("cuda", Device())):
+        with pretended:
+            torch.manual_seed(0)
+            where = ("MODEL.DEVICE", name, "DATALOADER.CACHE_ON", keep_on if name == "cuda" else "host")
+            trainer = trainer_of(*where, "SOLVER.MAX_EPOCH", 2, "SOLVER.STEPS", ())
+            trainer.train()
+            assert next(trainer.model.parameters()).is_cuda == (name == "cuda")
+            weights.append({key: value.cpu() for key, value in trainer.model.state_dict().items()})
+    for key, value in weights[0].items():
+        assert torch.equal(weights[1][key], value), key
 
 
 @pytest.mark.gpu
