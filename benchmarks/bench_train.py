@@ -5,12 +5,12 @@
     python benchmarks/bench_train.py --device cuda --source 16522 --target 12936 --queries 3368 --gallery 15913 \\
         --json benchmarks/results/train-gpu.json                            # ResNet-50, 256x128, 64 + 64 images
 
-Ways, from one seed: *plain*, as the peers train (float32, each image decoded and changed by workers in every epoch),
-*fast* (bfloat16 on a GPU, images kept on the device and changed there), and *compiled*: fast with MODEL.COMPILE. Each
-runs its label step, two epochs and an evaluation on people of the synthetic domains, each picture drawn once and saved
-in as many noisy copies as are asked for. From the measured epochs follows what the whole schedule of
-configs/MLT/duke2market.yml would take. FLOPs are those of the convolutions and products that one step really does,
-forward and backward.
+Ways of one engine, from one seed: *plain*, with the peers' image path (each image decoded and changed by workers in
+every epoch) and in float32; *fast* (bfloat16 on a GPU, images kept on the device and changed there); and *compiled*:
+fast with MODEL.COMPILE. Each runs its label step, two epochs and an evaluation on people of the synthetic domains, each
+picture drawn once and saved in as many noisy copies as are asked for. From the measured epochs follows what the whole
+schedule of configs/MLT/duke2market.yml would take. FLOPs are those of the convolutions and products that one step
+really does, forward and backward.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from mlt.utils.files import atomic
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "MLT" / "duke2market.yml"
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # bfloat16 without sparsity, as NVIDIA states them
 WAYS = ["plain", "fast", "compiled"]
+SMALLEST = [64, 32]  # drawn at half of it, and a person takes 32x16 pixels
 PERSON_IMAGES = 17  # of an identity, about Market-1501's number
 
 
@@ -271,7 +272,7 @@ def main() -> None:
     """Make images, measure each way, print, and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--size", type=int, nargs=2, help="height and width; default 128 64, on a GPU 256 128")
+    parser.add_argument("--size", type=int, nargs=2, help="height and width, >= 64 32; 128 64, on a GPU 256 128")
     parser.add_argument("--source", type=at_least(1), default=400, help="labelled images")
     parser.add_argument("--target", type=at_least(1), default=400, help="unlabelled images")
     parser.add_argument("--queries", type=at_least(1), default=60)
@@ -285,6 +286,8 @@ def main() -> None:
     args = parser.parse_args()
     require(args.device)
     args.size = args.size or ([256, 128] if args.device == "cuda" else [128, 64])
+    if any(given < least for given, least in zip(args.size, SMALLEST, strict=True)):
+        parser.error("argument --size: must be at least {} {}, got {} {}".format(*SMALLEST, *args.size))
     with tempfile.TemporaryDirectory() as name:
         folder, size = Path(name), (args.size[0] // 2, args.size[1] // 2)
         tests = {"query": args.queries, "bounding_box_test": args.gallery}

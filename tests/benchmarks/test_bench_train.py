@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +44,16 @@ def test_what_follows_from_the_measured_parts(benchmark: ModuleType) -> None:
     assert [line.split()[-1] for line in table.split("\n") if line.startswith("step ")] == ["2"]
     assert table.endswith("a tenth of an epoch, plain and fast: 10.0 %")
     assert "plain and plain: 0.0 %" in benchmark.show({"ways": {"plain": figures | found}})
+
+
+@pytest.mark.parametrize("size", ["63 64", "64 31", "32 16"])
+def test_images_too_small_for_a_person_are_refused(
+    benchmark: ModuleType, size: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench_train.py", "--size", *size.split()])
+    with pytest.raises(SystemExit):
+        benchmark.main()
+    assert f"argument --size: must be at least 64 32, got {size}" in capsys.readouterr().err
 
 
 def test_copies_are_new_images_of_the_same_people(benchmark: ModuleType, tmp_path: Path) -> None:

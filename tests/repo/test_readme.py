@@ -18,8 +18,8 @@ import pytest
 from mlt.engine.run import load_cfg
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "benchmarks/synthetic.md",
-                                  "projects/MLT/README.md", "mlt_ops/README.md")]  # fmt: skip
+FOLDERS = (".", "docs", "benchmarks", "projects/MLT", "mlt_ops")
+PAGES = [page for folder in FOLDERS for page in sorted((ROOT / folder).glob("*.md"))]
 SCRIPT = re.compile(r"(?:tools|benchmarks)/\w+\.py")
 
 
@@ -105,15 +105,38 @@ def test_make_targets_exist(page: Path) -> None:
     assert named <= targets
 
 
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are called in links, as GitHub makes it."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(page: Path) -> list[str]:
+    """Links to a file or heading that is not there."""
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    broken = []
+    for link in (link for link in links if "://" not in link):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    return broken
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_and_configs_lead_somewhere(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
-    missing = [link for link in links if link and not (page.parent / link).exists()]
-    missing += [
-        name for name in re.findall(r"(?:projects/MLT/)?configs/[\w/.-]+\.yml", text) if not (ROOT / name).exists()
-    ]
-    assert missing == []
+    configs = re.findall(r"(?:projects/MLT/)?configs/[\w/.-]+\.yml", page.read_text(encoding="utf-8"))
+    assert [*broken_links(page), *(name for name in configs if not (ROOT / name).exists())] == []
+
+
+def test_the_check_of_links_itself(tmp_path: Path) -> None:
+    page, other = tmp_path / "page.md", tmp_path / "other.md"
+    other.write_text("# What `it` does, here\n```\n# no heading\n```\n")
+    right = ["#on-the-page", "other.md", "other.md#what-it-does-here", "https://example.org/#any"]
+    wrong = ["#off-the-page", "gone.md", "gone.md#any", "other.md#no-heading"]
+    page.write_text("## On the page\n" + " ".join(f"[a]({link})" for link in right + wrong))
+    assert broken_links(page) == wrong
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

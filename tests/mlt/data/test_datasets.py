@@ -286,12 +286,25 @@ def test_table_of_paths_only(tmp_path: Path) -> None:
         ("path,split\na.jpg,train\nb.jpg,test\n", r"row 2 .*a split of train, query, gallery"),
         ("path,split\na.jpg,query\n", r"row 1 .* query a pid"),
         ("path,pid\n,3\n", r"row 1 after the header must have a path"),
+        (
+            "path,pid,camid\nb.jpg,1,0\na.jpg,3,0\n./a.jpg,4,0\n",
+            r"rows 2 and 3 .* differ in pid or camid: .*'a.jpg', 'pid': '3'.* and .*'pid': '4'.*; keep the right one",
+        ),
+        ("path,camid\na.jpg,1\na.jpg,\n", r"rows 1 and 2 .*'camid': '1'.* and .*'camid': ''"),
         ('path\n"' + "a.jpg\n" * 30_000, r"set.csv cannot be read near line \d+: field larger than field limit"),
     ],
 )
 def test_bad_tables(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_dataset(table(tmp_path, text), root="")
+
+
+def test_an_image_may_be_listed_again(tmp_path: Path) -> None:
+    """With the same values in a split, and with others in another split."""
+    text = "path,pid,camid,split\na.jpg,3,0,\na.jpg,3,0,train\na.jpg,4,1,gallery\n"
+    found = read_dataset(table(tmp_path, text), root="")
+    assert ids(found.train) == [("a.jpg", 3, 0)] * 2
+    assert ids(found.gallery) == [("a.jpg", 4, 1)]
 
 
 def test_table_that_is_not_utf8(tmp_path: Path) -> None:

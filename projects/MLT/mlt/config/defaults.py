@@ -34,7 +34,8 @@ def _add_model(cfg: YacsNode) -> None:
     # "cuda" or "cpu". With "cpu", --num-gpus N starts N gloo processes.
     cfg.MODEL.DEVICE = "cuda"
     # A name of META_ARCHS: "Baseline" (supervised; Stage I), "MixtureLabelTransport" (MLT), "MutualMeanTeaching"
-    # (MMT), "PseudoLabelModel" (one net with what is switched on: strong baseline, SpCL, ClusterContrast).
+    # (MMT), "UncertaintyGuided" (UNRN), "PseudoLabelModel" (one net with what is switched on: strong baseline, SpCL,
+    # ClusterContrast).
     cfg.MODEL.META_ARCHITECTURE = "Baseline"
     # Checkpoint to start from: ours, a torchvision or IBN-a ResNet file, or one of MMT, SpCL, ClusterContrast,
     # OpenUnReID, UDAStrongBaseline or FastReID, whose stem and pooling are then taken over. --eval-only requires it.
@@ -50,7 +51,7 @@ def _add_model(cfg: YacsNode) -> None:
     cfg.MODEL.COMPILE = ""
 
     cfg.MODEL.BACKBONE = CN()
-    # A name of BACKBONES.
+    # A name of BACKBONES: "ResNet" or "TwoDepthResNet" (UNRN).
     cfg.MODEL.BACKBONE.NAME = "ResNet"
     # ResNet depth: "10x", "18x", "34x", "50x" or "101x" (FastReID's spelling).
     cfg.MODEL.BACKBONE.DEPTH = "50x"
@@ -83,7 +84,7 @@ def _add_model(cfg: YacsNode) -> None:
 
     cfg.MODEL.HEADS = CN()
     # A name of HEADS: "EmbeddingHead" (one classifier), "MixtureLabelHead" (one for each clustering) or
-    # "NeckHead" (none: the memory classifies).
+    # "NeckHead" (none: the memory classifies); "TwoDepthEmbeddingHead" and "TwoDepthMixtureHead" on a TwoDepthResNet.
     cfg.MODEL.HEADS.NAME = "EmbeddingHead"
     # Source identities; 0 = counted in DATASETS.NAMES.
     cfg.MODEL.HEADS.NUM_CLASSES = 0

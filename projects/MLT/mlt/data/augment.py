@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
+from mlt.data.jitter import jitter_
 from mlt.data.transforms import ERASE_AREA, ERASE_ASPECT
 from mlt.utils.transfer import send
 
 ATTEMPTS = 10  # of torchvision's RandomErasing to find a rectangle that is smaller than the image
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-ADJUST = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
 # which of a row's uniform numbers decides what
 FLIP, TOP, LEFT, JITTER, ORDER, FACTOR, ERASE, BOX = 0, 1, 2, 3, slice(4, 8), slice(8, 12), 12, slice(13, None)
 COUNT = 13 + 4 * ATTEMPTS
@@ -72,7 +71,6 @@ class BatchTransform:
     """Flip, pad and crop, colour jitter, random erasing of a batch, as `build_train_transform` does them to one image.
 
     A row is decided by its image and its seed: neither by the rest of the batch nor by who else draws numbers.
-    Jitter alone goes from row to row.
 
     Args:
         size: height and width of the images.
@@ -129,15 +127,14 @@ class BatchTransform:
 
     def _jitter(self, rows: Tensor, numbers: Floats) -> None:
         """Torchvision's four changes in random order, in place."""
-        images = rows.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
         strength = np.asarray(self.jitter_strength, dtype=np.float64)
         centre = np.array([1.0, 1.0, 1.0, 0.0])  # of the factors; they are not negative but for hue
         low = np.maximum(centre - strength, [0.0, 0.0, 0.0, -0.5])
-        factors = low + numbers[:, FACTOR] * (centre + strength - low)
-        for row in (numbers[:, JITTER] < self.jitter).nonzero()[0].tolist():
-            for change in numbers[row, ORDER].argsort():
-                if strength[change] > 0:
-                    images[row] = ADJUST[change](images[row], float(factors[row, change]))
+        chosen = (numbers[:, JITTER] < self.jitter).nonzero()[0]
+        factors = low + numbers[chosen, FACTOR] * (centre + strength - low)
+        order = numbers[chosen, ORDER].argsort(axis=1)
+        order = order[strength[order] > 0].reshape(len(chosen), np.count_nonzero(strength > 0))
+        jitter_(rows.unflatten(2, (-1, 3)).permute(0, 3, 1, 2), chosen, order, factors)
 
     def _erase(self, rows: Tensor, numbers: Floats) -> None:
         """A masked fill, in place, in bits: `torch.where` takes ten times as long for bytes on a CPU."""

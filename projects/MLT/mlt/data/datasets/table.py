@@ -19,14 +19,15 @@ def read_table(path: str) -> ReidSet:
     `path` is relative to the file. `pid` and `camid` may be blank or left out: unknown. Integers >= 0 of at most 18
     digits stay as they are (-1 is unknown); if any value of a column is something else, all its values are numbered in
     the order of their sorted names. `split` is "train" (also when blank or left out), "query" or "gallery". Other
-    columns are ignored.
+    columns are ignored. An image may be in a split more than once, with the same values.
 
     Args:
         path: the CSV file, UTF-8.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not UTF-8 or no table, no column "path", no rows, an unknown split, or a query without identity.
+        ValueError: not UTF-8 or no table, no column "path", no rows, an unknown split, a query without identity, or an
+            image that is twice in a split with different values.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"csv@{path}: no such file {os.path.abspath(path)!r}")
@@ -42,6 +43,7 @@ def read_table(path: str) -> ReidSet:
             raise ValueError(f"csv@{path} cannot be read near line {reader.line_num}: {error}") from error
     pids, camids = (_numbers([row[column] for row in rows]) for column in ("pid", "camid"))
     records: dict[str, list[ReidRecord]] = {split: [] for split in SPLITS}
+    first: dict[tuple[str, str], tuple[int, int, int]] = {}
     for number, (row, pid, camid) in enumerate(zip(rows, pids, camids), 1):
         split = row["split"] or "train"
         if not row["path"] or split not in SPLITS or (split == "query" and pid == UNKNOWN):
@@ -50,6 +52,12 @@ def read_table(path: str) -> ReidSet:
                 f"query a pid; got {row}"
             )
         records[split].append(ReidRecord(os.path.join(os.path.dirname(path), row["path"]), pid, camid))
+        before, *ids = first.setdefault((split, os.path.normpath(row["path"])), (number, pid, camid))
+        if ids != [pid, camid]:
+            raise ValueError(
+                f"csv@{path}: rows {before} and {number} after the header are of one image in one split and differ in "
+                f"pid or camid: {rows[before - 1]} and {row}; keep the right one"
+            )
     if not rows:
         raise ValueError(f"csv@{path} has no rows")
     return ReidSet(f"csv@{path}", *(tuple(sorted(records[split], key=lambda r: r.path)) for split in SPLITS))
