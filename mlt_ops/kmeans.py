@@ -43,7 +43,8 @@ def kmeans(
         seed: of the seeding.
         num_restarts: independent runs, of which the one of least inertia is returned.
         max_iter: iterations per run, at least 1.
-        init: [K, D] centroids to start from instead of seeding, for example rows from `kmeans_plus_plus`.
+        init: [K, D] centroids to start from instead of seeding, on any device, for example rows from
+            `kmeans_plus_plus`.
         backend: who finds the nearest centroids: "torch", or "faiss" (CPU only), with the same labels up to rounding.
 
     Returns:

@@ -103,11 +103,16 @@ def fail(log: Path, *words: object, code: int = 2) -> str:
     return command.text
 
 
-def call_group(number: int, target: Callable[..., None], *args: object) -> None:
-    """Run target(rank, *args) in processes that form a torch.distributed group; all must succeed."""
+def free_port() -> int:
+    """A port on which nobody listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+def call_group(number: int, target: Callable[..., None], *args: object) -> None:
+    """Run target(rank, *args) in processes that form a torch.distributed group; all must succeed."""
+    port = free_port()
     processes = [CONTEXT.Process(target=_in_group, args=(rank, number, port, target, *args)) for rank in range(number)]
     for process in processes:
         process.start()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import LIMIT, ROOT, call, call_python, start
+from commands import LIMIT, ROOT, call, call_python, free_port, start
 
 from mlt.utils.checkpoint import load_checkpoint
 
@@ -68,6 +68,26 @@ def test_evaluation_agrees_to_the_last_digit(
 ) -> None:
     words = ("--config-file", world / "mlt.yml", "--eval-only", "MODEL.WEIGHTS", full_run / "model_final.pth")
     call_python(*launcher, *words, "OUTPUT_DIR", tmp_path)
+    assert evaluation(tmp_path) == last_results(full_run)
+
+
+@pytest.mark.parametrize("launcher", ["own", "torchrun"])
+def test_two_machines_evaluate_to_the_last_digit(full_run: Path, world: Path, tmp_path: Path, launcher: str) -> None:
+    """Both of them here, each with a launcher and a process of its own."""
+    port = free_port()
+    words = ["--config-file", world / "mlt.yml", "--eval-only", "MODEL.WEIGHTS", full_run / "model_final.pth"]
+    words += ["OUTPUT_DIR", tmp_path]
+    machines = []
+    for rank in range(2):
+        if launcher == "own":
+            head = [TRAIN_NET, "--num-machines", 2, "--machine-rank", rank, "--dist-url", f"tcp://127.0.0.1:{port}"]
+        else:
+            head = ["-m", "torch.distributed.run", "--nnodes", 2, "--node-rank", rank, "--nproc-per-node", 1]
+            head += ["--master-addr", "127.0.0.1", "--master-port", port, TRAIN_NET]
+        command = [sys.executable, *map(str, [*head, *words])]
+        with (tmp_path / f"log{rank}").open("w") as log:
+            machines.append(subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT))
+    assert [machine.wait(LIMIT) for machine in machines] == [0, 0], (tmp_path / "log0").read_text()
     assert evaluation(tmp_path) == last_results(full_run)
 
 

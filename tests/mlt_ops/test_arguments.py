@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import mlt_ops
+from tests.emulate.device import Device
 
 pytestmark = pytest.mark.skipif(not mlt_ops.has_extension(), reason=mlt_ops.describe_build())
 
@@ -158,3 +159,25 @@ def test_the_default_device_does_not_matter(dim: int) -> None:
     with torch.device("meta"):
         found = everything()
     assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda there: mlt_ops.knn(ROWS, 2, queries=there(ROWS)),
+        lambda there: mlt_ops.segment_mean(ROWS, there(COLUMNS[1]), 1),
+        lambda there: mlt_ops.k_reciprocal(ROWS, (there(NEAR.distance), there(NEAR.index)), k1=5),
+        lambda there: mlt_ops.k_reciprocal(ROWS, (NEAR.distance, there(NEAR.index)), k1=5),
+        lambda there: mlt_ops.k_reciprocal(ROWS, NEAR, k1=5, scale=there(torch.ones(20))),
+        lambda there: mlt_ops.expand_query(mlt_ops.k_reciprocal(ROWS, NEAR, k1=5), tuple(map(there, NEAR)), k2=2),
+        lambda there: mlt_ops.jaccard_distance(there(ROWS), max_distance=0.6, k1=5, k2=2, neighbors=NEAR),
+        lambda there: mlt_ops.SparseRows(there(COLUMNS[0]), COLUMNS[1], torch.ones(20), 1),
+        lambda there: mlt_ops.rerank(ROWS, there(ROWS)),
+        lambda there: mlt_ops.count_closer(there(ROWS), COLUMNS),
+        lambda there: mlt_ops.count_closer(ROWS, COLUMNS, excluded=tuple(map(there, COLUMNS))),
+    ],
+)
+def test_tensors_on_two_devices(call: Callable[[Callable[[torch.Tensor], torch.Tensor]], object]) -> None:
+    """The second one is pretended."""
+    with Device(), pytest.raises(ValueError, match=r"^\w+: .* (cpu.*cuda:0|cuda:0.*cpu)"):
+        call(lambda tensor: tensor.to("cuda"))

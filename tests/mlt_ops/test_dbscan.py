@@ -125,3 +125,24 @@ def test_errors(changes: dict[str, Any], message: str) -> None:
         mlt_ops.dbscan(**({"distance": path(), "eps": 0.5, "min_samples": 4} | changes))
     with pytest.raises(RuntimeError, match="min_samples must be at least 1"):
         torch.ops.mlt_ops.dbscan(*list(vars(path()).values())[:3], 0.5, 0)
+
+
+def test_random_graphs_equal_the_reference() -> None:
+    hypothesis = pytest.importorskip("hypothesis")
+    st = hypothesis.strategies
+
+    @hypothesis.settings(max_examples=100)
+    @hypothesis.given(
+        num_rows=st.integers(1, 50), density=st.floats(0, 8), levels=st.integers(1, 5), eps=st.floats(0.1, 1),
+        min_samples=st.integers(1, 7), seed=st.integers(0, 2**16),
+    )  # fmt: skip
+    def check(num_rows: int, density: float, levels: int, eps: float, min_samples: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        near = torch.rand(num_rows, num_rows, generator=generator) < density / num_rows / 2
+        level = torch.randint(1, levels + 1, (num_rows, num_rows), generator=generator).float() / levels
+        dense = torch.where(near, level, 2.0)
+        dense = torch.minimum(dense, dense.T).fill_diagonal_(0)
+        found = mlt_ops.dbscan(graph(dense), eps=eps, min_samples=min_samples)
+        assert found.tolist() == reference.dbscan(dense.numpy(), np.float32(eps), min_samples).tolist()
+
+    check()

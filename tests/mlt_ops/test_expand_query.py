@@ -102,3 +102,27 @@ def test_the_operator_checks_its_arguments() -> None:
         changed: list[Any] = [*arguments[:position], value, *arguments[position + 1 :]]
         with pytest.raises(RuntimeError, match=message):
             torch.ops.mlt_ops.expand_query(*changed)
+
+
+def test_random_inputs_equal_the_reference() -> None:
+    hypothesis = pytest.importorskip("hypothesis")
+    st = hypothesis.strategies
+
+    @hypothesis.settings(max_examples=60)
+    @hypothesis.given(
+        num_rows=st.integers(1, 30), num_cols=st.integers(1, 40), k2=st.integers(1, 9), share=st.floats(0, 1),
+        seed=st.integers(0, 2**16),
+    )  # fmt: skip
+    def check(num_rows: int, num_cols: int, k2: int, share: float, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        stored = torch.rand(num_rows, num_cols, generator=generator) < share
+        dense = torch.rand(num_rows, num_cols, generator=generator) * stored
+        rowptr = torch.nn.functional.pad(stored.sum(dim=1).cumsum(0), (1, 0))
+        rows = SparseRows(rowptr, stored.nonzero()[:, 1], dense[stored], num_cols)
+        index = torch.randint(num_rows, (num_rows, min(k2, num_rows)), generator=generator)  # also a row several times
+        found = mlt_ops.expand_query(rows, (torch.zeros(index.shape), index), k2=k2).to_dense()
+        wanted = torch.from_numpy(reference.expand_query(dense.double().numpy(), index.numpy(), k2)).float()
+        assert torch.equal(found > 0, wanted > 0)
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)
+
+    check()

@@ -202,3 +202,25 @@ def test_reference_by_hand() -> None:
     rows = reference.k_reciprocal(features, np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 4.0]]), index, k1=2)
     near = np.exp(-1) / (1 + np.exp(-1))
     np.testing.assert_allclose(rows, [[1 - near, near, 0], [near, 1 - near, 0], [0, 0, 1]])
+
+
+def test_random_inputs_equal_the_reference() -> None:
+    hypothesis = pytest.importorskip("hypothesis")
+    st = hypothesis.strategies
+
+    @hypothesis.settings(max_examples=60)
+    @hypothesis.given(
+        num_rows=st.integers(1, 40), dim=st.integers(1, 5), k1=st.integers(1, 12), levels=st.integers(1, 4),
+        window=st.sampled_from(["clustering", "reranking"]), scaled=st.booleans(), seed=st.integers(0, 2**16),
+    )  # fmt: skip
+    def check(num_rows: int, dim: int, k1: int, levels: int, window: Any, scaled: bool, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        features = torch.randint(levels, (num_rows, dim), generator=generator).float()  # many ties
+        scale = 1 + torch.rand(num_rows, generator=generator) if scaled else None
+        neighbors = mlt_ops.knn(features, min(k1 + 1, num_rows))
+        found = mlt_ops.k_reciprocal(features, neighbors, k1=k1, window=window, scale=scale).to_dense()
+        wanted = expected(features, neighbors, k1=k1, window=window, scale=scale)
+        assert torch.equal(found > 0, wanted > 0)
+        torch.testing.assert_close(found, wanted, rtol=4e-6, atol=0)
+
+    check()

@@ -285,3 +285,27 @@ def test_one_product_serves_the_runs_that_have_not_settled(monkeypatch: pytest.M
 def test_a_mixture_refuses_what_kmeans_refuses(counts: tuple[int, ...], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"kmeans_mixture: {message}"):
         mlt_ops.kmeans_mixture(blobs(20, 3, 2), counts, **changes)
+
+
+def test_random_starts_equal_the_reference() -> None:
+    """Where no cluster runs empty, which is repaired here and not there."""
+    hypothesis = pytest.importorskip("hypothesis")
+    st = hypothesis.strategies
+
+    @hypothesis.settings(max_examples=60)
+    @hypothesis.given(
+        num_rows=st.integers(1, 60), dim=st.integers(1, 6), num_clusters=st.integers(1, 8), max_iter=st.integers(1, 5),
+        seed=st.integers(0, 2**16),
+    )  # fmt: skip
+    def check(num_rows: int, dim: int, num_clusters: int, max_iter: int, seed: int) -> None:
+        hypothesis.assume(num_clusters <= num_rows)
+        features = torch.randn(num_rows, dim, generator=torch.Generator().manual_seed(seed))
+        init = features[:num_clusters]
+        labels, centroids, inertia = reference.kmeans(features.numpy(), init.numpy(), max_iter)
+        hypothesis.assume(len(set(labels)) == num_clusters)
+        found = mlt_ops.kmeans(features, num_clusters, init=init, max_iter=max_iter)
+        assert found.labels.tolist() == labels.tolist()
+        np.testing.assert_allclose(found.centroids, centroids, atol=1e-5)
+        assert found.inertia == pytest.approx(inertia, rel=1e-4, abs=1e-6)
+
+    check()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -104,3 +106,22 @@ def test_cuda_tensors_without_cuda_kernels_are_refused(monkeypatch: pytest.Monke
 def test_an_array_is_no_tensor(call: Callable[[Any], Any]) -> None:
     with pytest.raises(TypeError, match=r"must be a torch\.Tensor, got ndarray; torch\.as_tensor\(\.\.\.\) makes one"):
         call(np.zeros((4, 2), dtype=np.float32))
+
+
+@pytest.mark.skipif(not mlt_ops.has_extension(), reason=describe_build())
+def test_other_threads_run_during_an_operator() -> None:
+    rows, pairs = torch.randn(500, 512), torch.randint(500, (2, 2_000_000), dtype=torch.int32)
+    span: list[float] = []
+
+    def compute() -> None:
+        begin = time.perf_counter()
+        torch.ops.mlt_ops.pair_distance(rows, rows, *pairs)
+        span.extend([begin, time.perf_counter()])
+
+    thread, moments = threading.Thread(target=compute), []
+    thread.start()
+    while thread.is_alive():
+        moments.append(time.perf_counter())
+        time.sleep(0.001)
+    third = (span[1] - span[0]) / 3
+    assert any(span[0] + third < moment < span[1] - third for moment in moments)
