@@ -19,6 +19,7 @@ import json
 import os
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +38,17 @@ from mlt_ops.jaccard import jaccard_rows
 from mlt_ops.k_reciprocal import unchecked_k_reciprocal
 from mlt_ops.knn import Backend
 
+FEW = 20_000  # rows up to which the CPU's slower ways of searching are timed, too
 WHOLE = 50_000  # rows up to which a user's calls are timed as a whole, too; above it the stages' sum says the same
 K1, K2, EPS, MIN_SAMPLES = 30, 6, 0.6, 4
 
 
 def backends_for(features: Tensor) -> tuple[Backend, ...]:
-    """Ways of searching that are worth measuring: float16 where it has tensor cores."""
-    return ("half", "torch") if features.is_cuda else ("torch",)
+    """Ways of searching to measure; "torch", whose name no stage bears, last."""
+    if features.is_cuda:
+        return "half", "torch"
+    others: tuple[Backend, ...] = ("half", "faiss") if find_spec("faiss") else ("half",)
+    return (*others, "torch") if len(features) <= FEW else ("torch",)
 
 
 def from_features_to_labels(features: Tensor, repeats: int) -> dict[str, float]:
@@ -68,7 +73,7 @@ def from_features_to_labels(features: Tensor, repeats: int) -> dict[str, float]:
 
 
 def run_knn(features: Tensor, repeats: int) -> tuple[mlt_ops.Neighbors, Stages, dict[str, int]]:
-    """The neighbour search, on a GPU with its tensor cores too; and how many rows each way had to search again.
+    """The neighbour search, in each way of `backends_for`; and how many rows each had to search again.
 
     Args:
         features: [N, D].
@@ -76,7 +81,7 @@ def run_knn(features: Tensor, repeats: int) -> tuple[mlt_ops.Neighbors, Stages, 
     """
     stages, doubtful = Stages(), {}
     for backend in backends_for(features):
-        name = f"knn, D = {features.shape[1]}" + (", half" if backend == "half" else "")
+        name = f"knn, D = {features.shape[1]}" + ("" if backend == "torch" else f", {backend}")
         runs, stats = [], dict[str, int]()
         while not runs or (features.is_cuda and runs[-1] < 1 and len(runs) <= repeats):
             neighbors = stages(name, mlt_ops.knn, features, K1, backend=backend, stats=stats)
@@ -232,7 +237,7 @@ def shares_of_floor(stages: Stages, num_rows: int, speed: Figures) -> dict[str, 
     for name in least:
         if name.startswith("knn"):
             dim, precision = int(name.split("D = ")[1].split(",")[0]), "float16" if "half" in name else "float32"
-            least[name] = num_rows**2 * dim / speed[f"{precision} FLOP/s"]
+            least[name] = num_rows**2 * dim / speed.get(f"{precision} FLOP/s", speed["float32 FLOP/s"])  # a CPU has one
     return {name: seconds / stages.seconds[name] for name, seconds in least.items()}
 
 

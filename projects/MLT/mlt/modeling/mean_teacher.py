@@ -83,7 +83,7 @@ class MeanTeacher(nn.Module):
             "bn_buffers": node.BN_BUFFERS,
         }
 
-    @torch.no_grad()
+    @torch.no_grad()  # not inference mode: losses save these tensors for their gradients
     def forward(self, images: Tensor) -> HeadOutput:
         """The teacher's output; in training mode its BN statistics move.
 
