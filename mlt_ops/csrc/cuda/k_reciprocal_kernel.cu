@@ -150,6 +150,8 @@ __global__ void k_reciprocal_kernel(Input in, Layout layout, int32_t* workspace,
   }
 }
 
+constexpr int kOtherSharedBytes = 64;  // at least what the kernel's named variables take
+
 // Where the sets live and how many blocks work at a time.
 struct Plan {
   Layout layout;
@@ -165,10 +167,12 @@ Plan plan_for(const Input& in, const Tensor& features, int64_t num_rows) {
   int available = 0;
   STD_CUDA_CHECK(
       cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerBlockOptin, features.get_device_index()));
+  available -= kOtherSharedBytes;
   const int64_t bytes = 4 * layout.words();
-  if (bytes + 64 <= available) {
-    STD_CUDA_CHECK(cudaFuncSetAttribute(k_reciprocal_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        static_cast<int>(bytes)));
+  if (bytes <= available) {
+    // All there is, not `bytes`: the setting holds for all threads, and another may be about to launch with more.
+    STD_CUDA_CHECK(
+        cudaFuncSetAttribute(k_reciprocal_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, available));
     return {layout, static_cast<size_t>(bytes), new_tensor(features, 0, ScalarType::Int), nullptr,
             num_blocks(num_rows)};
   }
