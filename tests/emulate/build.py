@@ -28,7 +28,8 @@ MODES = {
     "races": (["-DEMULATE_RACES"], TSAN),
     "memory": (ASAN, ASAN),
 }  # emulator's and kernels' flags
-SMALL = {"kSharedCapacity": "64", "kWorkspaceBytes": "1 << 14", "kMaxBlocks": "37"}  # small inputs act as large ones
+# Small inputs act as large ones.
+SMALL = {"kSharedCapacity": "64", "kGrowth": "4", "kWorkspaceBytes": "1 << 14", "kMaxBlocks": "37"}
 
 
 def rewrite(source: str, constants: Mapping[str, str]) -> str:

@@ -121,6 +121,26 @@ def test_more_lists_than_threads(both: Call, num_rows: int) -> None:
     both("expand_query", *csr, index, num_rows, num_rows, 0, 5)
 
 
+@pytest.mark.parametrize("num_cols", [48, 49, 192, 193])
+def test_tables_of_every_size(both: Call, num_cols: int) -> None:
+    """As many columns as fit into three quarters of a table of 64 in shared memory, of 256 behind it, and one more.
+
+    Short lists come first: a row that does not fit has begun to fill each table that is too small for it.
+    """
+    lengths = torch.tensor([3, num_cols // 2, num_cols, 1, num_cols])
+    col = torch.cat([torch.randperm(num_cols)[:length].sort().values for length in lengths]).int()
+    sets = rowptr_of(lengths), col, torch.rand(len(col)) / num_cols
+    index = torch.tensor([[2, 1], [1, 4], [0, 2], [3, 1], [4, 2]]).int()
+    for k2 in (1, 2):
+        both("expand_query", *sets, index, num_cols, k2, 0, 5)
+
+    weight, own = torch.rand(num_cols), torch.arange(1, num_cols + 1)  # a column that all rows have, and one of its own
+    col, value = torch.stack([0 * own, own], dim=1).int().flatten(), torch.stack([weight, 1 - weight], dim=1).flatten()
+    rowptr = torch.arange(0, 2 * num_cols + 1, 2)
+    columns = sparse.transpose(rowptr, col, value, num_cols + 1)
+    both("jaccard", rowptr, col, value, *columns, 0.6, num_cols - 3, num_cols)
+
+
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.05, 0.5])
 @pytest.mark.parametrize("min_samples", [1, 4, 9])
 def test_dbscan(both: Call, density: float, min_samples: int) -> None:

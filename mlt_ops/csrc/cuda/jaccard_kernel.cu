@@ -1,8 +1,10 @@
 // Query expansion and sparse Jaccard distances. Both add up lists of entries by column: a block takes a row, its lists
 // one after another, and the threads share a list, in which no column occurs twice. So each sum has one writer at a
 // time and a fixed order, without float atomics, and equals the CPU's bit for bit. Sums live in a hash table in shared
-// memory; rows that do not fit there are done again with a table in global memory. Not yet run on a GPU.
+// memory; rows that do not fit there are done again with larger ones in global memory. Not yet run on a GPU.
 #include <torch/csrc/stable/library.h>
+
+#include <utility>
 
 #include "arithmetic.h"
 #include "checks.h"
@@ -13,6 +15,7 @@ namespace mlt_ops {
 namespace {
 
 constexpr int64_t kSharedCapacity = 4096;  // columns, 32 KiB: several blocks fit on a multiprocessor
+constexpr int64_t kGrowth = 16;            // from these tables to the next, for rows that did not fit
 
 struct Csr {
   const int64_t* rowptr;
@@ -81,18 +84,28 @@ struct Output {
   float *unsorted_value, *value;
 };
 
+// A block's sums by column.
+struct Table {
+  int32_t* keys;
+  float* sums;
+  int64_t capacity;
+};
+
+// Rows that did not fit into their tables, as places in the output.
 struct Overflow {
-  int32_t* num_rows;  // how many rows did not fit
-  int32_t* row;       // which
+  int32_t* num_rows;
+  int32_t* place;
+
+  explicit Overflow(const Tensor& memory) : num_rows(memory.mutable_data_ptr<int32_t>()), place(num_rows + 1) {}
 };
 
 // Adds the row's lists into the table. False, for all threads alike, if it might become more than three quarters full.
 template <class Sum>
-__device__ bool accumulate(const Sum& sum, int64_t row, int32_t* keys, float* sums, int64_t capacity, int32_t* used) {
+__device__ bool accumulate(const Sum& sum, int64_t row, const Table& table, int32_t* used) {
   __shared__ List lists[kRowThreads];
-  for (int64_t slot = threadIdx.x; slot < capacity; slot += blockDim.x) {
-    keys[slot] = kEmpty;
-    sums[slot] = 0.f;
+  for (int64_t slot = threadIdx.x; slot < table.capacity; slot += blockDim.x) {
+    table.keys[slot] = kEmpty;
+    table.sums[slot] = 0.f;
   }
   if (threadIdx.x == 0) *used = 0;
   __syncthreads();
@@ -104,12 +117,12 @@ __device__ bool accumulate(const Sum& sum, int64_t row, int32_t* keys, float* su
       __syncthreads();
     }
     const List list = lists[next];
-    const bool fits = *used + (list.end - list.begin) <= capacity / 4 * 3;
+    const bool fits = *used + (list.end - list.begin) <= table.capacity / 4 * 3;
     __syncthreads();  // all have read `used`
     if (!fits) return false;
     for (int64_t q = list.begin + threadIdx.x; q < list.end; q += blockDim.x) {
       const float term = sum.term(row, t, q);
-      if (term > 0.f) sums[insert(keys, static_cast<uint32_t>(capacity), sum.col(q), used)] += term;
+      if (term > 0.f) table.sums[insert(table.keys, static_cast<uint32_t>(table.capacity), sum.col(q), used)] += term;
     }
     __syncthreads();
   }
@@ -118,17 +131,17 @@ __device__ bool accumulate(const Sum& sum, int64_t row, int32_t* keys, float* su
 
 // Counts what the table holds for the row, or writes it by ascending column.
 template <class Sum>
-__device__ void emit(const Sum& sum, int64_t row, int64_t place, const int32_t* keys, const float* sums,
-                     int64_t capacity, int32_t* used, const Output& out) {
+__device__ void emit(const Sum& sum, int64_t row, int64_t place, const Table& table, int32_t* used, const Output& out) {
   if (threadIdx.x == 0) *used = 0;
   __syncthreads();
   const int64_t offset = out.offset != nullptr ? out.offset[place] : 0;
-  for (int64_t slot = threadIdx.x; slot < capacity; slot += blockDim.x) {
+  for (int64_t slot = threadIdx.x; slot < table.capacity; slot += blockDim.x) {
+    const int32_t col = table.keys[slot];
     float value;
-    if (keys[slot] == kEmpty || !sum.result(row, keys[slot], sums[slot], &value)) continue;
+    if (col == kEmpty || !sum.result(row, col, table.sums[slot], &value)) continue;
     const int32_t position = atomicAdd(used, 1);
     if (out.offset == nullptr) continue;
-    out.unsorted_col[offset + position] = keys[slot];
+    out.unsorted_col[offset + position] = col;
     out.unsorted_value[offset + position] = value;
   }
   __syncthreads();
@@ -140,50 +153,58 @@ __device__ void emit(const Sum& sum, int64_t row, int64_t place, const int32_t* 
   __syncthreads();
 }
 
+// Builds a row of the output, or leaves it to larger tables.
+template <class Sum>
+__device__ void build_row(const Sum& sum, int64_t begin, int64_t place, const Table& table, int32_t* used,
+                          const Output& out, const Overflow& overflow) {
+  if (accumulate(sum, begin + place, table, used)) {
+    emit(sum, begin + place, place, table, used, out);
+  } else if (threadIdx.x == 0) {
+    overflow.place[atomicAdd(overflow.num_rows, 1)] = static_cast<int32_t>(place);
+  }
+}
+
 template <class Sum>
 __global__ void shared_kernel(Sum sum, int64_t begin, int64_t num_rows, Output out, Overflow overflow) {
   __shared__ int32_t keys[kSharedCapacity];
   __shared__ float sums[kSharedCapacity];
   __shared__ int32_t used;
   for (int64_t place = blockIdx.x; place < num_rows; place += gridDim.x) {
-    if (accumulate(sum, begin + place, keys, sums, kSharedCapacity, &used)) {
-      emit(sum, begin + place, place, keys, sums, kSharedCapacity, &used, out);
-    } else if (threadIdx.x == 0) {
-      overflow.row[atomicAdd(overflow.num_rows, 1)] = static_cast<int32_t>(place);
-    }
-    __syncthreads();
+    build_row(sum, begin, place, {keys, sums, kSharedCapacity}, &used, out, overflow);
   }
 }
 
+// The rows that did not fit before, with a table for each block; those that do not fit now either are handed on.
 template <class Sum>
-__global__ void global_kernel(Sum sum, int64_t begin, Output out, Overflow overflow, int32_t* keys, float* sums,
-                              int64_t largest) {
+__global__ void global_kernel(Sum sum, int64_t begin, Overflow rows, Table tables, Output out, Overflow overflow) {
   __shared__ int32_t used;
-  for (int64_t i = blockIdx.x; i < *overflow.num_rows; i += gridDim.x) {
-    const int64_t place = overflow.row[i], row = begin + place;
-    int64_t terms = 0;
-    for (int64_t t = 0; t < sum.num_lists(row); ++t) terms += sum.list(row, t).end - sum.list(row, t).begin;
-    const int64_t wanted = table_capacity(2 * terms), capacity = wanted < largest ? wanted : largest;
-    accumulate(sum, row, keys + blockIdx.x * largest, sums + blockIdx.x * largest, capacity, &used);
-    emit(sum, row, place, keys + blockIdx.x * largest, sums + blockIdx.x * largest, capacity, &used, out);
+  const int64_t first = blockIdx.x * tables.capacity;
+  const Table table{tables.keys + first, tables.sums + first, tables.capacity};
+  for (int64_t i = blockIdx.x; i < *rows.num_rows; i += gridDim.x) {
+    build_row(sum, begin, rows.place[i], table, &used, out, overflow);
   }
 }
 
 template <class Sum>
 void launch(const Sum& sum, const Tensor& like, int64_t begin, int64_t num_rows, int64_t num_cols, const Output& out) {
   const cudaStream_t stream = current_stream(like);
+  const auto no_rows = [&] { return torch::stable::new_zeros(like, {num_rows + 1}, ScalarType::Int); };
+  Tensor overflow = no_rows();
+  shared_kernel<Sum><<<num_blocks(num_rows), kRowThreads, 0, stream>>>(sum, begin, num_rows, out, Overflow(overflow));
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
   // No list is longer than num_cols and no row has more columns, so that twice as many always fit (accumulate).
-  const int64_t largest = table_capacity(2 * num_cols);
-  const int64_t num_tables = std::clamp<int64_t>(kWorkspaceBytes / (8 * largest), 1, std::min<int64_t>(num_rows, 512));
-  const Tensor rows = torch::stable::new_zeros(like, {num_rows + 1}, ScalarType::Int);
-  const Tensor keys = new_tensor(like, num_tables * largest, ScalarType::Int);
-  const Tensor sums = new_tensor(like, num_tables * largest, ScalarType::Float);
-  const Overflow overflow{rows.mutable_data_ptr<int32_t>(), rows.mutable_data_ptr<int32_t>() + 1};
-  shared_kernel<Sum><<<num_blocks(num_rows), kRowThreads, 0, stream>>>(sum, begin, num_rows, out, overflow);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
-  global_kernel<Sum><<<num_tables, kRowThreads, 0, stream>>>(
-      sum, begin, out, overflow, keys.mutable_data_ptr<int32_t>(), sums.mutable_data_ptr<float>(), largest);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  const int64_t largest = table_capacity(2 * num_cols), max_tables = std::min<int64_t>(num_rows, 512);
+  for (int64_t capacity = kSharedCapacity; capacity < largest;) {
+    capacity = std::min(kGrowth * capacity, largest);
+    const int64_t num_tables = std::clamp<int64_t>(kWorkspaceBytes / (8 * capacity), 1, max_tables);
+    const Tensor keys = new_tensor(like, num_tables * capacity, ScalarType::Int);
+    const Tensor sums = new_tensor(like, num_tables * capacity, ScalarType::Float);
+    const Table tables{keys.mutable_data_ptr<int32_t>(), sums.mutable_data_ptr<float>(), capacity};
+    const Tensor before = std::exchange(overflow, no_rows());
+    const Overflow rows(before), left(overflow);
+    global_kernel<Sum><<<num_tables, kRowThreads, 0, stream>>>(sum, begin, rows, tables, out, left);
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  }
 }
 
 template <class Sum>

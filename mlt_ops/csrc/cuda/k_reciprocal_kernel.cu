@@ -116,13 +116,15 @@ __device__ float distance_to(const Input& in, int64_t row, int32_t other) {
   return squared_distance(in.features + in.order[row] * in.dim, in.features + in.order[other] * in.dim, in.dim);
 }
 
-// workspace: null, or layout.words() of global memory for each block.
+// workspace: layout.words() of global memory for each block, unless in_shared. A template, because accesses to what
+// might be in either memory take longer.
+template <bool in_shared>
 __global__ void k_reciprocal_kernel(Input in, Layout layout, int32_t* workspace, int64_t begin, int64_t num_rows,
                                     int64_t* count, const int64_t* offset, int32_t* col, float* value) {
   extern __shared__ int32_t shared[];
   __shared__ int32_t num_own, num_members;
   __shared__ float total;
-  const Sets sets = sets_in(workspace == nullptr ? shared : workspace + blockIdx.x * layout.words(), layout);
+  const Sets sets = sets_in(in_shared ? shared : workspace + blockIdx.x * layout.words(), layout);
   for (int64_t place = blockIdx.x; place < num_rows; place += gridDim.x) {
     const int64_t row = begin + place;
     find_members(in, row, sets, &num_own, &num_members);
@@ -150,6 +152,8 @@ __global__ void k_reciprocal_kernel(Input in, Layout layout, int32_t* workspace,
   }
 }
 
+constexpr int kOtherSharedBytes = 64;  // at least what the kernel's named variables take
+
 // Where the sets live and how many blocks work at a time.
 struct Plan {
   Layout layout;
@@ -165,10 +169,12 @@ Plan plan_for(const Input& in, const Tensor& features, int64_t num_rows) {
   int available = 0;
   STD_CUDA_CHECK(
       cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerBlockOptin, features.get_device_index()));
+  available -= kOtherSharedBytes;
   const int64_t bytes = 4 * layout.words();
-  if (bytes + 64 <= available) {
-    STD_CUDA_CHECK(cudaFuncSetAttribute(k_reciprocal_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        static_cast<int>(bytes)));
+  if (bytes <= available) {
+    // All there is, not `bytes`: the setting holds for all threads, and another may be about to launch with more.
+    STD_CUDA_CHECK(
+        cudaFuncSetAttribute(k_reciprocal_kernel<true>, cudaFuncAttributeMaxDynamicSharedMemorySize, available));
     return {layout, static_cast<size_t>(bytes), new_tensor(features, 0, ScalarType::Int), nullptr,
             num_blocks(num_rows)};
   }
@@ -213,9 +219,10 @@ RowsOfTensors k_reciprocal_cuda(const Tensor& features, const Tensor& order, con
                  full.size(1),
                  half.size(1)};
   const Plan plan = plan_for(in, features, num_rows);
+  const auto kernel = plan.workspace_ptr == nullptr ? k_reciprocal_kernel<true> : k_reciprocal_kernel<false>;
   const auto launch = [&](int64_t* counts, const int64_t* offsets, int32_t* cols, float* values) {
-    k_reciprocal_kernel<<<plan.blocks, kRowThreads, plan.shared_bytes, stream>>>(
-        in, plan.layout, plan.workspace_ptr, begin, num_rows, counts, offsets, cols, values);
+    kernel<<<plan.blocks, kRowThreads, plan.shared_bytes, stream>>>(in, plan.layout, plan.workspace_ptr, begin,
+                                                                    num_rows, counts, offsets, cols, values);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   };
   launch(count.mutable_data_ptr<int64_t>(), nullptr, nullptr, nullptr);

@@ -37,9 +37,9 @@ __global__ void merge_rows_kernel(Tile tile, int32_t first, Kept kept) {
   }
 }
 
-constexpr int kColumns = 32;                   // of a patch, a warp each
-constexpr int kPatchRows = 128;                // kInFlight reads by each thread
-constexpr int kColumnStride = kPatchRows + 1;  // odd, so that a row's entries go to 32 different banks
+constexpr int kColumns = 32;                      // of a patch, a warp each
+constexpr int kPatchRows = kInFlight * kColumns;  // each thread reads one entry in kColumns rows
+constexpr int kColumnStride = kPatchRows + 1;     // odd, so that a row's entries go to 32 different banks
 constexpr int kPatch = kColumns * kColumnStride;
 
 // A block turns patches of a tile's columns in shared memory.
@@ -52,11 +52,14 @@ __global__ void __launch_bounds__(kColumns* kLanes) merge_columns_kernel(Tile ti
     WarpNearest nearest(kept.distance + own * kept.width, kept.index + own * kept.width,
                         own < tile.num_cols ? kept.width : 0);
     for (int64_t begin = 0; begin < tile.num_rows; begin += kPatchRows) {
+      float some[kInFlight];  // all read before the first is stored, so that they are on their way together
 #pragma unroll
-      for (int r = warp; r < kPatchRows; r += kColumns) {
-        const bool inside = begin + r < tile.num_rows && read < tile.num_cols;
-        patch[lane * kColumnStride + r] = inside ? tile.bound(begin + r, read) : INFINITY;
+      for (int i = 0; i < kInFlight; ++i) {
+        const int64_t r = begin + i * kColumns + warp;
+        some[i] = r < tile.num_rows && read < tile.num_cols ? tile.bound(r, read) : INFINITY;
       }
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) patch[lane * kColumnStride + i * kColumns + warp] = some[i];
       __syncthreads();
       for (int r = lane; r < kPatchRows; r += kLanes) {
         nearest.offer(patch[warp * kColumnStride + r], first + static_cast<int32_t>(begin) + r);
