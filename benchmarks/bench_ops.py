@@ -39,6 +39,7 @@ from mlt_ops.k_reciprocal import unchecked_k_reciprocal
 from mlt_ops.knn import Backend
 
 FEW = 20_000  # rows up to which the CPU's slower ways of searching are timed, too
+ENOUGH = 10.0  # seconds for which a search is repeated
 WHOLE = 50_000  # rows up to which a user's calls are timed as a whole, too; above it the stages' sum says the same
 K1, K2, EPS, MIN_SAMPLES = 30, 6, 0.6, 4
 
@@ -77,13 +78,13 @@ def run_knn(features: Tensor, repeats: int) -> tuple[mlt_ops.Neighbors, Stages, 
 
     Args:
         features: [N, D].
-        repeats: on a GPU, of searches that take less than a second; the fastest counts.
+        repeats: of searches that take no more than `ENOUGH` together; the fastest counts.
     """
     stages, doubtful = Stages(), {}
     for backend in backends_for(features):
         name = f"knn, D = {features.shape[1]}" + ("" if backend == "torch" else f", {backend}")
         runs, stats = [], dict[str, int]()
-        while not runs or (features.is_cuda and runs[-1] < 1 and len(runs) <= repeats):
+        while not runs or (sum(runs) < ENOUGH and len(runs) <= repeats):
             neighbors = stages(name, mlt_ops.knn, features, K1, backend=backend, stats=stats)
             runs.append(stages.seconds[name])
         stages.seconds[name], doubtful[name] = min(runs), stats["doubtful"]
