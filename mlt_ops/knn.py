@@ -59,9 +59,9 @@ def knn(
         queries: [Q, D] rows to search for. None: the features themselves; each row is then its own first neighbour,
             also where an equal row has a lower index.
         backend: who proposes. "torch": products of tiles in float32. "half": in float16, on a GPU's tensor cores (not
-            yet run on one; without them slower), with wider bounds, so that more rows are doubtful, and half a copy of
-            the features more. "faiss": its exact search (CPU only). "auto": on a CPU "torch", the fastest there; on a
-            GPU "half", whose products are many times faster by the data sheets of all that are supported.
+            yet run on one; a CPU gains nothing), with wider bounds, so that more rows are doubtful, and half a copy of
+            the features more. "faiss": its exact search (CPU only, slower). "auto": "torch" on a CPU; on a GPU "half",
+            whose products are many times faster by the data sheets of all that are supported.
         max_memory: working memory in bytes, apart from the result, one copy of features and queries, and the candidates
             (8 bytes each); None: 1 GiB.
         group: processes that all pass the same arguments; each searches its share of the queries, all get the result.
