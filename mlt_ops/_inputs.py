@@ -83,12 +83,12 @@ def as_neighbors(
             f"{op}: neighbors needs {max(min(width, num_rows), 1)} columns here, "
             f"got distance {list(distance.shape)} and index {list(index.shape)}."
         )
-    if num_rows and not 0 <= int(index.min()) <= int(index.max()) < num_rows:
-        raise ValueError(
-            f"{op}: neighbors.index must be between 0 and {num_rows - 1}, got {int(index.min())} to {int(index.max())}."
-        )
     distance = distance.detach().float()
-    if num_rows and not (distance.min() >= 0 and distance.max() < torch.inf):
+    first, last = torch.stack(index.aminmax()).tolist() if num_rows else (0, 0)  # one wait for a GPU
+    nearest, farthest = torch.stack(distance.aminmax()).tolist() if num_rows else (0, 0)
+    if not 0 <= first <= last < max(num_rows, 1):
+        raise ValueError(f"{op}: neighbors.index must be between 0 and {num_rows - 1}, got {first} to {last}.")
+    if not 0 <= nearest <= farthest < math.inf:
         raise ValueError(f"{op}: neighbors.distance must be finite and not negative (clamp rounding errors).")
     return Neighbors(distance[:, :width].contiguous(), index[:, :width].int().contiguous())
 
