@@ -156,7 +156,7 @@ def unchecked_knn(
         num_doubtful, wide = len(again), k + _SPARE_AGAIN[device.type]
         del bounds, candidates
         if num_doubtful and width < wide <= num_rows // 2:  # else all rows are hardly more
-            chunk = rows_per_chunk(104 * wide, max_memory, "knn", 16 * wide * dim, device)
+            chunk = rows_per_chunk((96 + 8) * wide, max_memory, "knn", 16 * wide * dim, device)  # with the lists
             again = torch.cat([search.settle_some(some, goals, space, wide, side) for some in again.split(chunk)])
         del goals, space
         for start in range(0, len(again), chunk_again):
