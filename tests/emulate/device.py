@@ -2,7 +2,7 @@
 
 Python sees tensors on cuda:0 and goes the way of a GPU. Each operation is computed on the CPU, and refused where a GPU
 would refuse it: tensors of both devices together, NumPy's view of a CUDA tensor. For what a CPU would wait, is written
-down. Neither CUDA's kernels, streams, memory nor mixed precision are pretended.
+down. Neither CUDA's kernels, streams, memory nor mixed precision are pretended; `mlt_ops` computes by its CPU kernels.
 
 As a plugin of pytest (`-p tests.emulate.device`) it has the tests that are marked gpu run on such a device.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+
+from mlt_ops import _library
 
 aten = torch.ops.aten
 HERE, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -104,6 +107,11 @@ class Device(TorchDispatchMode):
             stream = mock.Mock(is_capturing=lambda: False)
             stack.enter_context(mock.patch.object(torch.accelerator, "current_stream", return_value=stream))
             stack.enter_context(mock.patch.object(Tensor, "pin_memory", lambda tensor, *_: self._pin(tensor)))
+            if _library._extension is not None:
+                kernels = SimpleNamespace(with_cuda=True, cuda_archs="pretended")
+                stack.enter_context(mock.patch.object(_library, "_extension", kernels))
+            _library.capability_of.cache_clear()
+            stack.callback(_library.capability_of.cache_clear)
             before = torch._C._only_lift_cpu_tensors()
             torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) then copies where we see it
             stack.callback(torch._C._set_only_lift_cpu_tensors, before)

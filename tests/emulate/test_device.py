@@ -96,6 +96,16 @@ def test_what_needs_no_wait_is_none(device: Device) -> None:
     assert device.waits == ["copy from the CPU"]
 
 
+def test_the_operators_have_kernels_for_it() -> None:
+    before = mlt_ops.has_cuda(), mlt_ops.describe_build()
+    with Device():
+        assert mlt_ops.has_cuda() == mlt_ops.has_extension()
+        rows = torch.nn.functional.normalize(torch.randn(30, 4, device="cuda"))
+        if mlt_ops.has_extension():
+            assert mlt_ops.jaccard_distance(rows, max_distance=0.6, k1=5, k2=2).value.is_cuda
+    assert (mlt_ops.has_cuda(), mlt_ops.describe_build()) == before
+
+
 def net() -> nn.Module:
     layers = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
     return nn.Sequential(*layers)
