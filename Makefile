@@ -69,7 +69,7 @@ gpu-check gpu-bench: export PYTHONPATH := .:projects/MLT
 gpu-check:
 	$(PYTHON) setup.py --quiet build_ext --inplace
 	$(PYTHON) -m pytest tests/mlt_ops -rs
-	$(PYTHON) benchmarks/bench_ops.py --device cuda --sizes 12936 200000 1000000 --search-size 1000000 \
+	$(PYTHON) benchmarks/bench_ops.py --device cuda --sizes 12936 200000 1000000 --search-size 1000000 --frames 200000 \
 		--json "benchmarks/results/$(GPU).json"
 
 # There, after gpu-check: the tests of the rest, then training, images and evaluation at the sizes of DukeMTMC-reID and Market-1501; needs torchvision,

@@ -9,7 +9,8 @@ noise, lifted to R^D by an orthonormal map, rows shuffled. So DBSCAN at 0.6 merg
 the run fails, at its end, if ARI or outliers left the band that real features have. Neighbours come from `knn` of these
 features (in R^128, where the distances are the same up to rounding, for sizes above --search-size; above --knn-size
 from faiss' inverted lists, which miss some), never from the identities. With each stage's wall-clock seconds come the
-processor's, which other programs disturb less, and the longest time for which Ctrl-C had to wait.
+processor's, which other programs disturb less, and the longest time for which Ctrl-C had to wait. The search is timed
+on frames of videos, too, of which it must search many a second time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 from arguments import at_least
 from hardware import Figures, hardware, machine_speed, require, shortest
-from ops_data import LATENT, NOISE, approximate_neighbors, make_features, quality, require_real
+from ops_data import LATENT, NOISE, approximate_neighbors, make_features, make_frames, quality, require_real
 from stages import Stages, peak_memory
 from torch import Tensor
 
@@ -255,6 +256,7 @@ def main() -> None:
         "--knn-size", type=at_least(0), help="above it, neighbours are approximate; default 200000, none on CUDA"
     )
     parser.add_argument("--numpy-size", type=at_least(0), default=3000, help="N of the comparison with NumPy; 0: none")
+    parser.add_argument("--frames", type=at_least(0), default=6000, help="N of the search among videos; 0: none")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
@@ -267,6 +269,10 @@ def main() -> None:
     if args.numpy_size:
         results["NumPy"] = compare_with_numpy(args.numpy_size, args.dim, args.seed)
         print(json.dumps(results["NumPy"], indent=1), flush=True)
+    if args.frames:
+        _, search, doubtful = run_knn(make_frames(args.frames, args.dim, args.seed).to(args.device), args.repeats)
+        results["videos"] = {"N": args.frames, "seconds": search.seconds, "rows searched again": doubtful}
+        print(json.dumps(results["videos"], indent=1), flush=True)
     results["mlt_ops"] = []
     for size in args.sizes:
         results["mlt_ops"].append(measure(size, args, speed))

@@ -7,12 +7,14 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 import mlt_ops
 from mlt_ops._search import measure
 
 LATENT = 128
 LIKENESS, NOISE, NOISE_SPREAD = 0.8, 0.9, 0.6  # lengths beside unit centres; the last of the logarithm
+FRAMES = 60  # of a video
 BANDS = {"ARI": (0.6, 0.8), "outliers": (0.1, 0.25)}  # real features' results
 
 
@@ -42,6 +44,22 @@ def make_features(num_rows: int, dim: int, seed: int, noise: float = NOISE) -> t
     latent = unit(centres[pids] + spread[pids] * normal(num_rows, LATENT))
     lift = np.linalg.qr(rng.standard_normal((dim, LATENT)))[0].astype(np.float32)
     return torch.from_numpy(latent @ lift.T), torch.from_numpy(latent), pids
+
+
+def make_frames(num_rows: int, dim: int, seed: int, apart: float = 0.02) -> Tensor:
+    """Features [N, D] of videos: 60 frames of each, in random order, whose distances products can hardly tell.
+
+    Args:
+        num_rows: N.
+        dim: D.
+        seed: of all random numbers.
+        apart: squared distance of two frames of a video, up to rounding.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    videos = normalize(torch.randn(-(-num_rows // FRAMES), dim, generator=generator))
+    video = torch.arange(num_rows)[torch.randperm(num_rows, generator=generator)] // FRAMES
+    noise = torch.randn(num_rows, dim, generator=generator).mul_((apart / 2 / dim) ** 0.5)
+    return normalize(noise.add_(videos[video]))
 
 
 def approximate_neighbors(rows: Tensor, k: int) -> mlt_ops.Neighbors:

@@ -10,6 +10,8 @@ from types import ModuleType
 import pytest
 import torch
 
+import mlt_ops
+
 
 @pytest.fixture
 def data(load_tool: Callable[[str], ModuleType]) -> ModuleType:
@@ -30,11 +32,20 @@ def test_what_was_measured_is_written_all_the_same(
     figures = {"N": 20000, "ARI": 0.9, "outliers": 0.2}
     monkeypatch.setattr(benchmark, "measure", lambda size, args, speed: figures)
     path = tmp_path / "results.json"
-    words = ["--sizes", "20000", "--numpy-size", "0", "--device", "cpu", "--json", str(path)]
+    words = ["--sizes", "20000", "--numpy-size", "0", "--frames", "0", "--device", "cpu", "--json", str(path)]
     monkeypatch.setattr(sys, "argv", ["bench_ops.py", *words])
     with pytest.raises(SystemExit, match="ARI"):
         benchmark.main()
     assert '"ARI": 0.9' in path.read_text()
+
+
+def test_frames_are_what_bounds_cannot_tell(data: ModuleType) -> None:
+    frames, stats = data.make_frames(600, 1024, seed=0), dict[str, int]()
+    mlt_ops.knn(frames, data.FRAMES // 2, backend="half", stats=stats)
+    assert stats["doubtful"] > 500
+    found = mlt_ops.knn(frames, data.FRAMES)
+    assert found.distance[:, 1:].mean() == pytest.approx(0.02, rel=0.05)  # of a video's frames, nobody else's
+    assert data.make_frames(61, 8, seed=0).shape == (61, 8)
 
 
 def test_shares_of_the_floor(data: ModuleType, load_tool: Callable[[str], ModuleType]) -> None:
