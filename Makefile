@@ -119,7 +119,7 @@ emulate: install
 	mkdir -p $(EMULATED)
 	PYTHONPATH=. $(BIN)/python tests/emulate/build.py $(EMULATED)
 	EMULATE_LIBRARY=$(EMULATED)/full_plain.so $(BIN)/python -m pytest -p tests.emulate.on_cpu tests/mlt_ops -q \
-		-k "not ctrl_c and not never_hold and not thousands"
+		-k "not ctrl_c and not never_hold and not thousands and not other_threads"
 	EMULATE_LIBRARY=$(EMULATED)/full_plain.so $(BIN)/python -m pytest -p tests.emulate.on_cpu -p tests.emulate.device \
 		tests/mlt_ops -q -m gpu -k "not opcheck and not thousands and not cuda_gives"
 	$(BIN)/python -m pytest -p tests.emulate.device tests/mlt -q -m gpu
