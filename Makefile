@@ -72,8 +72,8 @@ gpu-check:
 	$(PYTHON) benchmarks/bench_ops.py --device cuda --sizes 12936 200000 1000000 --search-size 1000000 --frames 200000 \
 		--json "benchmarks/results/$(GPU).json"
 
-# There, after gpu-check: the tests of the rest, then training, images and evaluation at the sizes of DukeMTMC-reID and Market-1501; needs torchvision,
-# yacs, Pillow, tabulate, tensorboard and tqdm in $(PYTHON), too. Without a GPU it says so.
+# There, after gpu-check: the tests of the rest, then training, images and evaluation at the sizes of DukeMTMC-reID and
+# Market-1501; needs torchvision, yacs, Pillow, tabulate, tensorboard and tqdm in $(PYTHON), too. Without a GPU it says so.
 TRAINING := benchmarks/bench_train.py --device cuda --source 16522 --target 12936 --queries 3368 --gallery 15913 \
 	--steps 50 --workers 8
 

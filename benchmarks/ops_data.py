@@ -57,7 +57,7 @@ def make_frames(num_rows: int, dim: int, seed: int, apart: float = 0.02) -> Tens
     """
     generator = torch.Generator().manual_seed(seed)
     videos = normalize(torch.randn(-(-num_rows // FRAMES), dim, generator=generator))
-    video = torch.arange(num_rows)[torch.randperm(num_rows, generator=generator)] // FRAMES
+    video = torch.randperm(num_rows, generator=generator) // FRAMES
     noise = torch.randn(num_rows, dim, generator=generator).mul_((apart / 2 / dim) ** 0.5)
     return normalize(noise.add_(videos[video]))
 

@@ -152,12 +152,15 @@ def unchecked_knn(
             bounds, candidates = propose_by_faiss(goals, space, width, targets_per_call)
         else:
             bounds, candidates = propose(goals, space, width, side)
-        again = search.settle_all(bounds, candidates, goals.spread + space.spread.max(), chunk)
+        spread = goals.spread + space.spread.max()
+        again = search.settle_all(bounds, candidates, spread, chunk)
         num_doubtful, wide = len(again), k + _SPARE_AGAIN[device.type]
         del bounds, candidates
         if num_doubtful and width < wide <= num_rows // 2:  # else all rows are hardly more
             chunk = rows_per_chunk((96 + 8) * wide, max_memory, "knn", 16 * wide * dim, device)  # with the lists
-            again = torch.cat([search.settle_some(some, goals, space, wide, side) for some in again.split(chunk)])
+            again = torch.cat(
+                [search.settle_some(part, goals, space, spread, wide, side) for part in again.split(chunk)]
+            )
         del goals, space
         for start in range(0, len(again), chunk_again):
             search.settle_again(again[start : start + chunk_again])
@@ -203,10 +206,9 @@ class _Search:
 
     def in_half(self) -> tuple[Centred, Centred]:
         """Targets and rows in float16; one object if they are one."""
-        if self.goals is self.space:
-            return 2 * (self.space.half(half_unit(self.space.base)),)
-        unit = half_unit(self.space.base, self.goals.base)
-        return self.goals.half(unit), self.space.half(unit)
+        unit = half_unit(*{self.space.base, self.goals.base})  # looked through once if they are one
+        space = self.space.half(unit)
+        return space if self.goals is self.space else self.goals.half(unit), space
 
     def settle_all(self, bounds: Tensor, candidates: Tensor, spread: Tensor, chunk: int) -> Tensor:
         """Choose for all targets, some at a time; returns the doubtful ones.
@@ -223,19 +225,21 @@ class _Search:
             doubtful.append(self._settle(some, bounds[some], candidates[some], spread[some]) + start)
         return torch.cat(doubtful)
 
-    def settle_some(self, which: Tensor, goals: Centred, space: Centred, width: int, side: int) -> Tensor:
+    def settle_some(
+        self, which: Tensor, goals: Centred, space: Centred, spread: Tensor, width: int, side: int
+    ) -> Tensor:
         """Choose for some targets among more candidates; returns the doubtful ones.
 
         Args:
             which: of the targets.
             goals: all targets.
             space: the rows.
+            spread: [Q] of all targets, see `_settle`.
             width: candidates of each.
             side: see `propose`.
         """
-        goals = goals.part(which)
-        bounds, candidates = propose(goals, space, width, side)
-        return which[self._settle(which, bounds, candidates, goals.spread + space.spread.max())]
+        bounds, candidates = propose(goals.part(which), space, width, side)
+        return which[self._settle(which, bounds, candidates, spread[which])]
 
     def _settle(self, part: slice | Tensor, bounds: Tensor, candidates: Tensor, spread: Tensor) -> Tensor:
         """Choose among equally many candidates; returns the places within the part of those who leave a doubt.
